@@ -1,0 +1,306 @@
+"""Binning and WOE: the label owner, who is the gate.
+
+Source: PROTOCOLS.md section 2, docs/protocols/binning.md. Learns: rows and bads per aliased pre-bin, and which aliased
+features enter the model. Sends: for each feature merge map, WOE and IV, or only that it is dropped, within the label
+budget. Keeps: the digits of its own masks' sums, the offline half of every gradient (section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from protocols.binning.budget import (
+    Candidate,
+    Choice,
+    LabelAccount,
+    NoLabelAccount,
+    assess,
+    choose_features,
+    label_budget,
+)
+from protocols.binning.correlation import LEAST_FEATURES, uncorrelated
+from protocols.binning.messages import (
+    MAX_PREBINS,
+    GateDecision,
+    KeptFeature,
+    ModelShape,
+    PartyFeatures,
+    PreBinnedFeature,
+    PreBins,
+    SelectedFeatures,
+)
+from protocols.binning.prebins import PreBinning, floor_rows
+from protocols.binning.table import BinDigits, BinnedFeature, BinningTable, DroppedFeature, DroppedPeer, PeerFeature
+from protocols.binning.weight_of_evidence import feature_values, woe_units
+from protocols.errors import LocalProtocolError
+from protocols.fixed_point import IntArray
+from protocols.messages import require
+from protocols.paillier import KeyPair, ciphertext_bytes, from_bytes
+from protocols.recipe import Recipe
+from protocols.roles import Parties
+from protocols.rows.encryption import RowMasks
+from protocols.session import Progress, Script, receive_each, send
+
+_REASONS = {"iv": "information value", "budget": "label budget", "small bins": "small bins"}
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """A feature at the gate: counts per pre-bin, and for a provider's the digits of the decrypted mask sums."""
+
+    party: str
+    rows: tuple[int, ...]
+    bads: tuple[int, ...]
+    ordered_bins: int
+    digits: np.ndarray[tuple[int, int], np.dtype[np.object_]] | None = None
+
+
+class LabelOwner:
+    """The gate.
+
+    Args: codes: own pre-bins of each training row and feature, shape (n, F); label: 0/1 a row; rows: what the
+    encryption
+        of the rows left.
+    """
+
+    def __init__(
+        self,
+        parties: Parties,
+        *,
+        codes: IntArray,
+        binnings: Sequence[PreBinning],
+        label: IntArray,
+        rows: RowMasks,
+        recipe: Recipe,
+        account: LabelAccount | None = None,
+    ) -> None:
+        if rows.own_key is None or rows.masks is None:
+            raise LocalProtocolError("ROLE_INVALID", "the label owner brings the key of its encrypted rows")
+        self._parties = parties
+        self._name = parties.label_owner
+        self._codes = codes
+        self._binnings = {f"{self._name}.{i + 1:02d}": binning for i, binning in enumerate(binnings)}
+        self._positions = {alias: i for i, alias in enumerate(self._binnings)}
+        self._label = label
+        self._bads = int(label.sum())
+        self._rows = rows
+        self._layout = rows.layout
+        self._key: KeyPair = rows.own_key
+        self._recipe = recipe
+        self._account: LabelAccount = account or NoLabelAccount()
+        masks = rows.layout.ring.to_integers(rows.masks[0], signed=False)
+        self._first_column_sum = sum(masks)
+        self._counted: dict[str, _Counted] = {}
+        self._ivs: dict[str, int] = {}
+
+    def play(self) -> Script[BinningTable]:
+        """Steps 4 to 7."""
+        for alias, binning in self._binnings.items():
+            codes = self._codes[:, self._positions[alias]]
+            rows = np.bincount(codes, minlength=binning.bins)
+            bads = np.bincount(codes, weights=self._label, minlength=binning.bins).astype(np.int64)
+            self._counted[alias] = _Counted(
+                self._name, tuple(rows.tolist()), tuple(bads.tolist()), binning.ordered_bins
+            )
+        offers = yield from receive_each(self._parties.providers, PreBins)
+        for done, (party, offer) in enumerate(offers.items()):
+            self._open(party, offer)
+            yield Progress("opened providers", done + 1, len(offers))
+        candidates = [self._assess(alias) for alias in self._counted]
+        self._ivs = {candidate.alias: candidate.iv_units for candidate in candidates}
+        uncorrelated_own, correlated = self._filter_own([c for c in candidates if c.party == self._name])
+        choice = self._choose(uncorrelated_own + [c for c in candidates if c.party != self._name])
+        self._account.charge(choice.label_cost)
+        for party in self._parties.providers:
+            yield from send(party, self._decision(party, choice))
+        selected = yield from receive_each(self._parties.providers, SelectedFeatures)
+        kept = self._agree(choice, {party: message.aliases for party, message in selected.items()})
+        shape = {party: len(kept[party]) for party in self._parties.all}
+        yield from send(
+            self._parties.providers, ModelShape(tuple(PartyFeatures(party, shape[party]) for party in shape))
+        )
+        return self._table(choice, kept, shape, correlated)
+
+    def _open(self, party: str, offer: PreBins) -> None:
+        """Step 4: decrypt, check, keep the digits.
+
+        Raises: RemoteProtocolError: any check fails; the same generic error for all.
+        """
+        require(LEAST_FEATURES <= len(offer.features) <= self._rows.features[party])
+        width = max(2, len(str(len(offer.features))))
+        require(
+            tuple(f.alias for f in offer.features)
+            == tuple(f"{party}.{i + 1:0{width}d}" for i in range(len(offer.features)))
+        )
+        bins = [len(feature.rows) for feature in offer.features]
+        require(all(2 <= count <= MAX_PREBINS for count in bins))
+        size = ciphertext_bytes(self._key.public)
+        require(all(len(f.encrypted_bads) == len(f.rows) * size for f in offer.features))
+        encrypted = b"".join(feature.encrypted_bads for feature in offer.features)
+        plaintexts = iter(self._key.decrypt(from_bytes(encrypted, sum(bins), self._key.public)))
+        for feature in offer.features:
+            self._counted[feature.alias] = self._read(party, feature, [next(plaintexts) for _ in feature.rows])
+
+    def _read(self, party: str, feature: PreBinnedFeature, plaintexts: Sequence[int]) -> _Counted:
+        layout = self._layout
+        require(sum(feature.rows) == layout.rows and min(feature.rows) >= self._floor)
+        require(feature.ordered_bins <= len(feature.rows))
+        bads = [
+            (value >> layout.label_shift) & ((1 << n_b.bit_length()) - 1)
+            for value, n_b in zip(plaintexts, feature.rows, strict=True)
+        ]
+        require(all(bad <= n_b for bad, n_b in zip(bads, feature.rows, strict=True)) and sum(bads) == self._bads)
+        slot = layout.label_owner_slot
+        digits = [layout.digits(value, slot) for value in plaintexts]
+        total_weight = (sum(digit[0] for digit in digits) - self._first_column_sum) % (1 << slot)
+        require(feature.mask_check == total_weight.to_bytes((slot + 7) // 8, "little"))
+        reduced = np.array(digits, dtype=object) % layout.ring.modulus
+        return _Counted(party, feature.rows, tuple(bads), feature.ordered_bins, reduced)
+
+    @property
+    def _floor(self) -> int:
+        """The least rows of a provider's pre-bin: the recipe's, and it cannot be lower than PROTOCOLS.md allows."""
+        return floor_rows(self._layout.rows, self._recipe.binning.floor_rows, self._recipe.binning.floor_share)
+
+    def _assess(self, alias: str, minimum_rows: int = 0) -> Candidate:
+        counted, rules = self._counted[alias], self._recipe.binning
+        return assess(
+            alias,
+            counted.party,
+            counted.rows,
+            counted.bads,
+            counted.ordered_bins,
+            threshold=rules.chimerge_threshold,
+            max_bins=rules.max_bins,
+            min_goods=rules.min_goods,
+            min_bads=rules.min_bads,
+            minimum_rows=minimum_rows,
+        )
+
+    def _filter_own(self, own: Sequence[Candidate]) -> tuple[list[Candidate], list[str]]:
+        """The label owner's own features after IV and correlation, as a provider does after the gate."""
+        ranked = sorted(own, key=lambda c: (-c.iv, len(c.bin_rows), c.alias))
+        strong = {c.alias for c in ranked if c.iv >= self._recipe.selection.minimum_iv and len(c.bin_rows) > 1}
+        strong |= {c.alias for c in [c for c in ranked if len(c.bin_rows) > 1][:LEAST_FEATURES]}
+        passing = [c for c in own if c.alias in strong]
+        if len(passing) < LEAST_FEATURES:
+            return list(own), []  # choose_features refuses with its own sentence
+        design = np.stack([self._own_values(c) for c in passing], axis=1)
+        stay = uncorrelated(design, [c.iv_units for c in passing], self._recipe.selection.maximum_correlation)
+        correlated = [c.alias for i, c in enumerate(passing) if i not in stay]
+        return [c for c in own if c.alias not in correlated], correlated
+
+    def _own_values(self, candidate: Candidate) -> IntArray:
+        woe = woe_units(candidate.bin_rows, candidate.bin_bads)
+        values: IntArray = feature_values(woe)[self._own_codes(candidate)]
+        return values
+
+    def _own_codes(self, candidate: Candidate) -> IntArray:
+        codes: IntArray = np.asarray(candidate.merge_map)[self._codes[:, self._positions[candidate.alias]]]
+        return codes
+
+    def _choose(self, candidates: Sequence[Candidate]) -> Choice:
+        return choose_features(
+            candidates,
+            n=self._layout.rows,
+            bads=self._bads,
+            minimum_iv=self._recipe.selection.minimum_iv,
+            label_budget=self._label_budget,
+            own_party=self._name,
+            remerge=lambda candidate, minimum_rows: self._assess(candidate.alias, minimum_rows),
+        )
+
+    @cached_property
+    def _label_budget(self) -> float:
+        whole = label_budget(self._layout.rows, self._bads, self._recipe.selection.label_budget_share)
+        return whole - self._account.spent()
+
+    def _decision(self, party: str, choice: Choice) -> GateDecision:
+        kept = tuple(
+            KeptFeature(
+                candidate.alias,
+                candidate.merge_map,
+                tuple(woe_units(candidate.bin_rows, candidate.bin_bads).tolist()),
+                candidate.iv_units,
+            )
+            for candidate in choice.kept
+            if candidate.party == party
+        )
+        dropped = tuple(alias for alias in choice.dropped_by_reason if self._counted[alias].party == party)
+        return GateDecision(self._bads, kept, dropped)
+
+    def _agree(self, choice: Choice, selected: Mapping[str, Sequence[str]]) -> dict[str, list[Candidate]]:
+        """The model's features by party: what each provider chose among those it was given."""
+        by_alias = {candidate.alias: candidate for candidate in choice.kept}
+        kept = {self._name: [c for c in choice.kept if c.party == self._name]}
+        for party, aliases in selected.items():
+            require(len(set(aliases)) == len(aliases) >= LEAST_FEATURES)
+            require(all(alias in by_alias and by_alias[alias].party == party for alias in aliases))
+            kept[party] = [by_alias[alias] for alias in aliases]
+        return kept
+
+    def _table(
+        self,
+        choice: Choice,
+        kept: Mapping[str, Sequence[Candidate]],
+        shape: Mapping[str, int],
+        correlated: Sequence[str],
+    ) -> BinningTable:
+        own = kept[self._name]
+        reasons = {alias: _REASONS[reason] for alias, reason in choice.dropped_by_reason.items()}
+        own_reasons = {alias: why for alias, why in reasons.items() if alias in self._binnings}
+        own_reasons |= dict.fromkeys(correlated, "correlation")
+        in_model = {candidate.alias for part in kept.values() for candidate in part}
+        dropped_peers = {
+            party: tuple(
+                DroppedPeer(alias, self._ivs[alias], reasons.get(alias, "correlation"))
+                for alias, counted in self._counted.items()
+                if counted.party == party and alias not in in_model
+            )
+            for party in self._parties.providers
+        }
+        return BinningTable(
+            rows=self._layout.rows,
+            bads=self._bads,
+            features=tuple(self._binned(candidate) for candidate in own),
+            dropped=tuple(
+                DroppedFeature(self._binnings[alias].feature, alias, why) for alias, why in own_reasons.items()
+            ),
+            codes=np.stack([self._own_codes(candidate) for candidate in own], axis=1),
+            shape=shape,
+            digits={party: self._digits(kept[party]) for party in self._parties.providers},
+            peers={party: tuple(_peer(candidate) for candidate in kept[party]) for party in self._parties.providers},
+            label_cost=choice.label_cost,
+            label_budget=choice.budget,
+            dropped_peers=dropped_peers,
+        )
+
+    def _binned(self, candidate: Candidate) -> BinnedFeature:
+        peer = _peer(candidate)
+        return BinnedFeature(
+            candidate.alias,
+            self._binnings[candidate.alias],
+            candidate.merge_map,
+            peer.woe,
+            peer.iv,
+            peer.rows,
+            peer.bads,
+        )
+
+    def _digits(self, candidates: Sequence[Candidate]) -> BinDigits:
+        digits = []
+        for candidate in candidates:
+            own = self._counted[candidate.alias].digits
+            if own is None:
+                raise LocalProtocolError("ROLE_INVALID", "a provider's feature has no digits")
+            digits.append(own)
+        return BinDigits(tuple(digits)).merged([c.merge_map for c in candidates], self._layout.ring.modulus)
+
+
+def _peer(candidate: Candidate) -> PeerFeature:
+    woe = tuple(woe_units(candidate.bin_rows, candidate.bin_bads).tolist())
+    return PeerFeature(candidate.alias, woe, candidate.iv_units, candidate.bin_rows, candidate.bin_bads)

@@ -1,0 +1,313 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class StageEnd(_message.Message):
+    __slots__ = ("transcript",)
+    TRANSCRIPT_FIELD_NUMBER: _ClassVar[int]
+    transcript: bytes
+    def __init__(self, transcript: _Optional[bytes] = ...) -> None: ...
+
+class ResumePoint(_message.Message):
+    __slots__ = ("version", "completed", "columns", "gradients")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    COMPLETED_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    GRADIENTS_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    completed: int
+    columns: int
+    gradients: int
+    def __init__(self, version: _Optional[int] = ..., completed: _Optional[int] = ..., columns: _Optional[int] = ..., gradients: _Optional[int] = ...) -> None: ...
+
+class BlindedIds(_message.Message):
+    __slots__ = ("points",)
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    points: bytes
+    def __init__(self, points: _Optional[bytes] = ...) -> None: ...
+
+class DoublyBlindedIds(_message.Message):
+    __slots__ = ("points",)
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    points: bytes
+    def __init__(self, points: _Optional[bytes] = ...) -> None: ...
+
+class CommonRows(_message.Message):
+    __slots__ = ("positions", "training_rows")
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    TRAINING_ROWS_FIELD_NUMBER: _ClassVar[int]
+    positions: bytes
+    training_rows: int
+    def __init__(self, positions: _Optional[bytes] = ..., training_rows: _Optional[int] = ...) -> None: ...
+
+class FeatureCount(_message.Message):
+    __slots__ = ("features",)
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    features: int
+    def __init__(self, features: _Optional[int] = ...) -> None: ...
+
+class PublicKey(_message.Message):
+    __slots__ = ("modulus", "proof")
+    MODULUS_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    modulus: bytes
+    proof: bytes
+    def __init__(self, modulus: _Optional[bytes] = ..., proof: _Optional[bytes] = ...) -> None: ...
+
+class EncryptedRows(_message.Message):
+    __slots__ = ("first", "ciphertexts")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    CIPHERTEXTS_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    ciphertexts: bytes
+    def __init__(self, first: _Optional[int] = ..., ciphertexts: _Optional[bytes] = ...) -> None: ...
+
+class PreBinnedFeature(_message.Message):
+    __slots__ = ("alias", "ordered_bins", "rows", "encrypted_bads", "mask_check")
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
+    ORDERED_BINS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    ENCRYPTED_BADS_FIELD_NUMBER: _ClassVar[int]
+    MASK_CHECK_FIELD_NUMBER: _ClassVar[int]
+    alias: str
+    ordered_bins: int
+    rows: _containers.RepeatedScalarFieldContainer[int]
+    encrypted_bads: bytes
+    mask_check: bytes
+    def __init__(self, alias: _Optional[str] = ..., ordered_bins: _Optional[int] = ..., rows: _Optional[_Iterable[int]] = ..., encrypted_bads: _Optional[bytes] = ..., mask_check: _Optional[bytes] = ...) -> None: ...
+
+class PreBins(_message.Message):
+    __slots__ = ("features",)
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    features: _containers.RepeatedCompositeFieldContainer[PreBinnedFeature]
+    def __init__(self, features: _Optional[_Iterable[_Union[PreBinnedFeature, _Mapping]]] = ...) -> None: ...
+
+class KeptFeature(_message.Message):
+    __slots__ = ("alias", "merge_map", "woe", "iv")
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
+    MERGE_MAP_FIELD_NUMBER: _ClassVar[int]
+    WOE_FIELD_NUMBER: _ClassVar[int]
+    IV_FIELD_NUMBER: _ClassVar[int]
+    alias: str
+    merge_map: _containers.RepeatedScalarFieldContainer[int]
+    woe: _containers.RepeatedScalarFieldContainer[int]
+    iv: int
+    def __init__(self, alias: _Optional[str] = ..., merge_map: _Optional[_Iterable[int]] = ..., woe: _Optional[_Iterable[int]] = ..., iv: _Optional[int] = ...) -> None: ...
+
+class GateDecision(_message.Message):
+    __slots__ = ("bads", "kept", "dropped")
+    BADS_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    bads: int
+    kept: _containers.RepeatedCompositeFieldContainer[KeptFeature]
+    dropped: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, bads: _Optional[int] = ..., kept: _Optional[_Iterable[_Union[KeptFeature, _Mapping]]] = ..., dropped: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class SelectedFeatures(_message.Message):
+    __slots__ = ("aliases",)
+    ALIASES_FIELD_NUMBER: _ClassVar[int]
+    aliases: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, aliases: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class PartyFeatures(_message.Message):
+    __slots__ = ("party", "features")
+    PARTY_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    party: str
+    features: int
+    def __init__(self, party: _Optional[str] = ..., features: _Optional[int] = ...) -> None: ...
+
+class ModelShape(_message.Message):
+    __slots__ = ("parties",)
+    PARTIES_FIELD_NUMBER: _ClassVar[int]
+    parties: _containers.RepeatedCompositeFieldContainer[PartyFeatures]
+    def __init__(self, parties: _Optional[_Iterable[_Union[PartyFeatures, _Mapping]]] = ...) -> None: ...
+
+class PairSeed(_message.Message):
+    __slots__ = ("seed",)
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    seed: bytes
+    def __init__(self, seed: _Optional[bytes] = ...) -> None: ...
+
+class TrainingSize(_message.Message):
+    __slots__ = ("rows",)
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    def __init__(self, rows: _Optional[int] = ...) -> None: ...
+
+class DealerSeed(_message.Message):
+    __slots__ = ("seed",)
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    seed: bytes
+    def __init__(self, seed: _Optional[bytes] = ...) -> None: ...
+
+class MaskedProducts(_message.Message):
+    __slots__ = ("ciphertexts",)
+    CIPHERTEXTS_FIELD_NUMBER: _ClassVar[int]
+    ciphertexts: bytes
+    def __init__(self, ciphertexts: _Optional[bytes] = ...) -> None: ...
+
+class PreconditionerTrace(_message.Message):
+    __slots__ = ("part", "masked")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
+    part: bytes
+    masked: bool
+    def __init__(self, part: _Optional[bytes] = ..., masked: bool = ...) -> None: ...
+
+class BatchRequest(_message.Message):
+    __slots__ = ("index", "period", "ended")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    PERIOD_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    period: int
+    ended: bool
+    def __init__(self, index: _Optional[int] = ..., period: _Optional[int] = ..., ended: bool = ...) -> None: ...
+
+class Corrections(_message.Message):
+    __slots__ = ("index", "period", "shares")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    PERIOD_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    period: int
+    shares: bytes
+    def __init__(self, index: _Optional[int] = ..., period: _Optional[int] = ..., shares: _Optional[bytes] = ...) -> None: ...
+
+class LogitRange(_message.Message):
+    __slots__ = ("parts", "masked")
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
+    parts: bytes
+    masked: bool
+    def __init__(self, parts: _Optional[bytes] = ..., masked: bool = ...) -> None: ...
+
+class MaskedLogits(_message.Message):
+    __slots__ = ("index", "values")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    values: bytes
+    def __init__(self, index: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class MaskedResidual(_message.Message):
+    __slots__ = ("index", "shares")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    shares: bytes
+    def __init__(self, index: _Optional[int] = ..., shares: _Optional[bytes] = ...) -> None: ...
+
+class GradientShare(_message.Message):
+    __slots__ = ("index", "shares")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    shares: bytes
+    def __init__(self, index: _Optional[int] = ..., shares: _Optional[bytes] = ...) -> None: ...
+
+class InnerProducts(_message.Message):
+    __slots__ = ("index", "parts", "masked")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    parts: bytes
+    masked: bool
+    def __init__(self, index: _Optional[int] = ..., parts: _Optional[bytes] = ..., masked: bool = ...) -> None: ...
+
+class MaskedBinSums(_message.Message):
+    __slots__ = ("ciphertexts", "checks")
+    CIPHERTEXTS_FIELD_NUMBER: _ClassVar[int]
+    CHECKS_FIELD_NUMBER: _ClassVar[int]
+    ciphertexts: bytes
+    checks: bytes
+    def __init__(self, ciphertexts: _Optional[bytes] = ..., checks: _Optional[bytes] = ...) -> None: ...
+
+class OpenBin(_message.Message):
+    __slots__ = ("label", "woe", "points")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    WOE_FIELD_NUMBER: _ClassVar[int]
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    woe: int
+    points: int
+    def __init__(self, label: _Optional[str] = ..., woe: _Optional[int] = ..., points: _Optional[int] = ...) -> None: ...
+
+class OpenFeature(_message.Message):
+    __slots__ = ("name", "alias", "bins")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
+    BINS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    alias: str
+    bins: _containers.RepeatedCompositeFieldContainer[OpenBin]
+    def __init__(self, name: _Optional[str] = ..., alias: _Optional[str] = ..., bins: _Optional[_Iterable[_Union[OpenBin, _Mapping]]] = ...) -> None: ...
+
+class OpenScorecard(_message.Message):
+    __slots__ = ("features",)
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    features: _containers.RepeatedCompositeFieldContainer[OpenFeature]
+    def __init__(self, features: _Optional[_Iterable[_Union[OpenFeature, _Mapping]]] = ...) -> None: ...
+
+class MaskedPoints(_message.Message):
+    __slots__ = ("request", "parts", "masked")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
+    request: str
+    parts: bytes
+    masked: bool
+    def __init__(self, request: _Optional[str] = ..., parts: _Optional[bytes] = ..., masked: bool = ...) -> None: ...
+
+class MaskedLogitParts(_message.Message):
+    __slots__ = ("request", "parts", "masked")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
+    request: str
+    parts: bytes
+    masked: bool
+    def __init__(self, request: _Optional[str] = ..., parts: _Optional[bytes] = ..., masked: bool = ...) -> None: ...
+
+class SharedReport(_message.Message):
+    __slots__ = ("document",)
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    document: bytes
+    def __init__(self, document: _Optional[bytes] = ...) -> None: ...
+
+class StatementLine(_message.Message):
+    __slots__ = ("to", "stage", "source", "what", "nature", "numbers")
+    TO_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    NATURE_FIELD_NUMBER: _ClassVar[int]
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    to: str
+    stage: str
+    source: str
+    what: str
+    nature: str
+    numbers: int
+    def __init__(self, to: _Optional[str] = ..., stage: _Optional[str] = ..., source: _Optional[str] = ..., what: _Optional[str] = ..., nature: _Optional[str] = ..., numbers: _Optional[int] = ...) -> None: ...
+
+class StatementPart(_message.Message):
+    __slots__ = ("lines",)
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    lines: _containers.RepeatedCompositeFieldContainer[StatementLine]
+    def __init__(self, lines: _Optional[_Iterable[_Union[StatementLine, _Mapping]]] = ...) -> None: ...
+
+class StatementSeal(_message.Message):
+    __slots__ = ("digest", "signature")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    digest: bytes
+    signature: bytes
+    def __init__(self, digest: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...

@@ -1,0 +1,228 @@
+"""Vertical logistic regression: messages and their order (PROTOCOLS.md section 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from protocols.disclosure import Learned, Nature
+from protocols.messages import Bounds, Message
+from protocols.pair_masks import PairSeed
+from protocols.roles import Role
+from protocols.rows.messages import EncryptedRows
+from protocols.session import Step
+from protocols.sharing import SEED_BYTES
+
+INNER_PRODUCT_BYTES = 16
+MAX_HISTORY = 20
+_RING_BYTES = 12  # no ring element is wider
+_TERMS = 40
+
+
+@dataclass(frozen=True)
+class TrainingSize(Message):
+    """How many rows the dealer deals for."""
+
+    rows: int
+
+    def learned(self) -> tuple[Learned, ...]:
+        return (Learned("number of training rows", 1),)
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return 16
+
+
+@dataclass(frozen=True)
+class DealerSeed(Message):
+    """The seed of one party's share of the correlated randomness."""
+
+    seed: bytes
+
+    def learned(self) -> tuple[Learned, ...]:
+        return (Learned("seed of own correlated randomness", 1, Nature.MASKED),)
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return SEED_BYTES + 16
+
+
+@dataclass(frozen=True)
+class MaskedProducts(Message):
+    """X_P^T R_H under H_1's key, one ciphertext a feature, each under a mask uniform in [0, N)."""
+
+    ciphertexts: bytes
+
+    def learned(self) -> tuple[Learned, ...]:
+        return (Learned("products of own masks and a peer's features, masked again", 1, Nature.MASKED),)
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return 2 * bounds.key_bytes * (bounds.features + 1) + 64
+
+
+@dataclass(frozen=True)
+class MaskedBinSums(Message):
+    """A further pass: per bin of each feature the masked sum of A's fresh masks, and what ties it to the first pass."""
+
+    ciphertexts: bytes
+    checks: bytes
+
+    def learned(self) -> tuple[Learned, ...]:
+        return (Learned("sums of own masks per bin, masked again", 1, Nature.MASKED),)
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return bounds.features * 20 * (2 * bounds.key_bytes + _RING_BYTES) + 64
+
+
+@dataclass(frozen=True)
+class PreconditionerTrace(Message):
+    """tr(M_P) of one party, 128 bits at 2^64; under masks that cancel in the sum with three or more parties."""
+
+    part: bytes
+    masked: bool
+
+    def learned(self) -> tuple[Learned, ...]:
+        return (_part("trace of the peer's preconditioner", 1, self.masked),)
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return INNER_PRODUCT_BYTES + 16
+
+
+@dataclass(frozen=True)
+class BatchRequest(Message):
+    """The label owner asks the dealer for the corrections of one batch; `period` is all it learns of the fit."""
+
+    index: int
+    period: int
+    ended: bool
+
+    def learned(self) -> tuple[Learned, ...]:
+        return (Learned("period of a batch (whether logits exceed 12), or that the fit has ended", 1),)
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return 32
+
+
+@dataclass(frozen=True)
+class Corrections(Message):
+    """H_1's shares of sin(k t) and cos(k t), shape (2 K, n)."""
+
+    index: int
+    period: int
+    shares: bytes
+
+    def learned(self) -> tuple[Learned, ...]:
+        return (Learned("batches of shares of uniform phases", 1, Nature.MASKED),)
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return 2 * _TERMS * bounds.rows * _RING_BYTES + 64
+
+
+@dataclass(frozen=True)
+class LogitRange(Message):
+    """Floor of the least and ceiling of the greatest partial logit; masked as `PreconditionerTrace`."""
+
+    parts: bytes
+    masked: bool
+
+    def learned(self) -> tuple[Learned, ...]:
+        return (_part("least and greatest partial logit of the peer, in integers", 2, self.masked),)
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return 2 * INNER_PRODUCT_BYTES + 32
+
+
+@dataclass(frozen=True)
+class MaskedLogits(Message):
+    """u_P - t_P per row, as phases: uniform to both share holders."""
+
+    index: int
+    values: bytes
+
+    def learned(self) -> tuple[Learned, ...]:
+        return (Learned("partial logits under a fresh uniform mask", len(self.values) // 4, Nature.MASKED),)
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return 4 * bounds.rows + 32
+
+
+@dataclass(frozen=True)
+class MaskedResidual(Message):
+    """e_Q = d_Q - R_Q[:, t] per row: uniform to everyone."""
+
+    index: int
+    shares: bytes
+
+    def learned(self) -> tuple[Learned, ...]:
+        return (Learned("share of the residual under a fresh uniform mask", 1, Nature.MASKED),)
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return _RING_BYTES * bounds.rows + 32
+
+
+@dataclass(frozen=True)
+class GradientShare(Message):
+    """Column t of X_P^T R_Q plus P's own mask: it completes P's own gradient block, and nothing else."""
+
+    index: int
+    shares: bytes
+
+    def learned(self) -> tuple[Learned, ...]:
+        return (Learned("halves of own gradient block", 1, Nature.MASKED),)
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return _RING_BYTES * (bounds.features + 1) + 48
+
+
+@dataclass(frozen=True)
+class InnerProducts(Message):
+    """One party's parts of the inner products of the training history, 128 bits each at 2^64; masked as the trace."""
+
+    index: int
+    parts: bytes
+    masked: bool
+
+    def learned(self) -> tuple[Learned, ...]:
+        count = len(self.parts) // INNER_PRODUCT_BYTES
+        return (_part("the peer's part of the Gram matrix of the training history", count, self.masked),)
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return INNER_PRODUCT_BYTES * (5 * MAX_HISTORY + 8) + 32
+
+
+def _part(what: str, numbers: int, masked: bool) -> Learned:
+    return Learned(f"{what}, masked", numbers, Nature.MASKED) if masked else Learned(what, numbers)
+
+
+_OUTER = "pass"
+_ITERATION = "pass/iteration"
+
+STEPS = (
+    Step("offline 0", Role.LABEL_OWNER, TrainingSize, to=Role.COORDINATOR),
+    Step("offline 0", Role.COORDINATOR, DealerSeed, to=Role.PARTY),
+    Step("offline 0", Role.PARTY, PairSeed, to=Role.PARTY, optional=True),
+    Step("0", Role.PARTY, PreconditionerTrace, to=Role.PARTY),
+    Step("pass 1", Role.LABEL_OWNER, EncryptedRows, to=Role.PROVIDER, loop="pass/rows"),
+    Step("pass 1", Role.CO_HOLDER, EncryptedRows, to=Role.PARTY, loop="pass/rows"),
+    Step("pass 2", Role.PROVIDER, MaskedBinSums, to=Role.LABEL_OWNER, loop=_OUTER, optional=True),
+    Step("offline 2", Role.PARTY, MaskedProducts, to=Role.CO_HOLDER, loop=_OUTER),
+    Step("6", Role.LABEL_OWNER, BatchRequest, to=Role.COORDINATOR, loop=_ITERATION),
+    Step("6", Role.COORDINATOR, Corrections, to=Role.CO_HOLDER, loop=_ITERATION),
+    Step("6", Role.PARTY, LogitRange, to=Role.PARTY, loop="pass/iteration/range"),
+    Step("1", Role.PARTY, MaskedLogits, to=Role.LABEL_OWNER, loop=_ITERATION),
+    Step("1", Role.PARTY, MaskedLogits, to=Role.CO_HOLDER, loop=_ITERATION),
+    Step("3", Role.LABEL_OWNER, MaskedResidual, to=Role.PROVIDER, loop=_ITERATION),
+    Step("3", Role.CO_HOLDER, MaskedResidual, to=Role.PARTY, loop=_ITERATION),
+    Step("3", Role.LABEL_OWNER, GradientShare, to=Role.PROVIDER, loop=_ITERATION),
+    Step("3", Role.CO_HOLDER, GradientShare, to=Role.PARTY, loop=_ITERATION),
+    Step("5", Role.PARTY, InnerProducts, to=Role.PARTY, loop=_ITERATION),
+)

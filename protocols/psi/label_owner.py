@@ -1,0 +1,125 @@
+"""Private set intersection: label owner.
+
+Source: docs/protocols/psi.md; Meadows 1986 and Huberman, Franklin, Hogg 1999 (blinding by Diffie-Hellman).
+Learns: the size of each provider's id set, and which of its own ids each provider holds.
+Sends: its blinded ids to each provider; then to each only the subset that all parties hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from protocols.errors import LocalProtocolError
+from protocols.group import Blinder
+from protocols.messages import require
+from protocols.psi.alignment import Alignment, IntArray
+from protocols.psi.blinding import (
+    LARGEST_SET,
+    Context,
+    blind_ids,
+    blind_points,
+    check_own_ids,
+    check_size,
+    dst,
+    received_points,
+)
+from protocols.psi.messages import BlindedIds, CommonRows, DoublyBlindedIds
+from protocols.roles import Parties
+from protocols.session import Script, receive, send
+from protocols.sharing import Entropy, permutation
+
+
+@dataclass
+class _Pair:
+    """The label owner's side of one pair: its scalar, the order and the points it sent, and who holds what."""
+
+    blinder: Blinder
+    order: IntArray
+    sent: list[bytes]
+    positions: dict[int, int] = field(default_factory=dict)  # own row -> position in the provider's BlindedIds
+    brought: int = 0  # ids of the provider
+
+
+class LabelOwner:
+    """`A`: intersects with every provider on its own, then tells each only what all hold.
+
+    Args: ids: canonical and distinct, in file order; context: contract hash and job id; entropy: a CSPRNG; row_choice:
+        draws the common order, a CSPRNG (None: `entropy`) except in simulations, where it may be seeded;
+        training_share: in (0, 1]; minimum_intersection: rows that all parties must share; max_ids: the largest set a
+        provider may bring.
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        parties: Parties,
+        context: Context,
+        entropy: Entropy,
+        row_choice: Entropy | None,
+        training_share: float,
+        minimum_intersection: int,
+        max_ids: int = LARGEST_SET,
+    ) -> None:
+        check_own_ids(ids)
+        if not 0 < training_share <= 1:
+            raise LocalProtocolError("SHARE_INVALID", "the training share lies above 0 and is at most 1")
+        self._ids = ids
+        self._parties = parties
+        self._context = context
+        self._entropy = entropy
+        self._row_choice = row_choice or entropy
+        self._training_share = training_share
+        self._minimum_intersection = minimum_intersection
+        self._max_ids = max_ids
+
+    def play(self) -> Script[Alignment]:
+        """Steps 1 to 4 with every provider.
+
+        Raises: SmallIntersectionError: too few rows in common; nobody has been told which. RemoteProtocolError: a
+            failed check.
+        """
+        pairs: dict[str, _Pair] = {}
+        for provider in self._parties.providers:
+            pairs[provider] = yield from self._send_own(provider)
+        for provider, pair in pairs.items():
+            yield from self._intersect(provider, pair)
+        common = [row for row in range(len(self._ids)) if all(row in pair.positions for pair in pairs.values())]
+        check_size(len(common), self._minimum_intersection)
+        # A uniform order makes its first rows a uniform sample; a file sorted by outcome would give the labels away.
+        rows = np.array(common, dtype=np.int64)[permutation(len(common), self._row_choice)]
+        training_rows = round(self._training_share * len(rows))
+        for provider, pair in pairs.items():
+            positions = np.array([pair.positions[row] for row in rows.tolist()], dtype="<u4")
+            yield from send(provider, CommonRows(positions.tobytes(), training_rows))  # (4)
+        return Alignment(
+            rows,
+            training_rows,
+            {provider: len(pair.positions) for provider, pair in pairs.items()},
+            {self._parties.label_owner: len(self._ids)} | {provider: pair.brought for provider, pair in pairs.items()},
+        )
+
+    def _send_own(self, provider: str) -> Script[_Pair]:
+        """(1): own ids under a scalar and in an order that no other provider sees."""
+        blinder = Blinder(self._entropy)
+        order = permutation(len(self._ids), self._entropy)
+        tag = dst(*self._context, (self._parties.label_owner, provider))
+        sent = yield from blind_ids(self._ids, order, tag, blinder)
+        yield from send(provider, BlindedIds(b"".join(sent)))
+        return _Pair(blinder, order, sent)
+
+    def _intersect(self, provider: str, pair: _Pair) -> Script[None]:
+        """(2), (3): blind the provider's points, and match them with own points that the provider blinded."""
+        theirs = yield from receive(provider, BlindedIds)
+        points = received_points(theirs.points, pair.sent, self._max_ids)
+        pair.brought = len(points)
+        doubly_theirs = yield from blind_points(points, pair.blinder)
+        ours = yield from receive(provider, DoublyBlindedIds)
+        doubly_ours = received_points(ours.points, pair.sent, len(pair.sent))
+        require(len(doubly_ours) == len(pair.sent))
+        row_of = dict(zip(doubly_ours, pair.order.tolist(), strict=True))
+        for position, point in enumerate(doubly_theirs):
+            if point in row_of:
+                pair.positions[row_of[point]] = position

@@ -1,0 +1,373 @@
+"""The recipe: every parameter of a job that a modeller may choose, within what the guards of PROTOCOLS.md allow.
+
+All parties of a job hold the same recipe; `Recipe.canonical()` is what they sign. A bound that protects rows or labels
+(pre-bin floors, label budget, key length, least intersection) is the loosest value the recipe may name: it can be
+tightened here and never relaxed.
+
+The field descriptions below are the comments of `default_recipe_text()`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import textwrap
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from protocols.errors import RecipeError
+from protocols.toml_document import parse_toml
+
+PartyName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}\z")]
+ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+GradeName = Annotated[str, StringConstraints(min_length=1, max_length=20)]
+Special = float | Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Quantile = Annotated[float, Field(gt=0, lt=1)]
+
+_COMMENT_WIDTH = 110
+_UNKNOWN_KEY = frozenset({"extra_forbidden"})
+_OUT_OF_RANGE = frozenset(
+    {
+        "finite_number",
+        "greater_than",
+        "greater_than_equal",
+        "less_than",
+        "less_than_equal",
+        "literal_error",
+        "multiple_of",
+        "string_pattern_mismatch",
+        "string_too_long",
+        "string_too_short",
+        "too_long",
+        "too_short",
+        "value_error",
+    }
+)
+
+
+class _Section(BaseModel):
+    """A part of the recipe: unknown keys refused, types not coerced, frozen, infinities refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Sample(_Section):
+    """Which rows train the scorecard and which judge it."""
+
+    training_share: float = Field(
+        default=0.7, ge=0.1, le=0.95, description="Share of the common rows used for training."
+    )
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        lt=2**63,
+        description="Seed of the choice of training rows; simulations only. A real job draws them from a CSPRNG.",
+        examples=[2024],
+    )
+    keep_first_duplicate: bool = Field(
+        default=False,
+        description="An id with several differing rows: false refuses the file, true keeps the first and counts them.",
+    )
+
+
+class Binning(_Section):
+    """From raw columns to bins, and from bins to weights of evidence."""
+
+    max_prebins: int = Field(default=20, ge=2, le=20, description="Most pre-bins a feature may have (2 to 20).")
+    floor_rows: int = Field(default=50, ge=50, le=1_000_000, description="Least rows of a pre-bin; at least 50.")
+    floor_share: float = Field(
+        default=0.005, ge=0.005, le=0.25, description="Least share of the training rows of a pre-bin; at least 0.005."
+    )
+    method: Literal["chimerge"] = Field(
+        default="chimerge",
+        description='How pre-bins are merged; "chimerge" is the only method so far.',
+    )
+    chimerge_threshold: float = Field(
+        default=3.84,
+        ge=0,
+        le=1000,
+        description="Neighbours merge while their least chi-square is below this; 3.84 is 5 % at one degree.",
+    )
+    max_bins: int = Field(default=8, ge=2, le=20, description="Most bins a feature may have after merging (2 to 20).")
+    min_goods: int = Field(default=5, ge=5, le=1_000_000, description="Least goods (label 0) of a bin; at least 5.")
+    min_bads: int = Field(default=5, ge=5, le=1_000_000, description="Least bads (label 1) of a bin; at least 5.")
+
+
+class Selection(_Section):
+    """Which features enter the model."""
+
+    minimum_iv: float = Field(
+        default=0.02, ge=0, le=10, description="A feature with less information value is dropped."
+    )
+    maximum_correlation: float = Field(
+        default=0.7,
+        gt=0,
+        le=1,
+        description="Of two features of one party whose WOE correlate more, that of lower IV is dropped.",
+    )
+    label_budget_share: float = Field(
+        default=0.125,
+        gt=0,
+        le=0.125,
+        description="Label counts given to providers, as a share of the label vector's entropy n h(p); at most 0.125.",
+    )
+
+
+class Model(_Section):
+    """The logistic regression."""
+
+    l2: float = Field(default=1.0, ge=0, le=1e9, description="L2 penalty in sum-loss units; the intercept is free.")
+    tolerance: float = Field(
+        default=1e-4,
+        ge=1e-4,
+        le=0.1,
+        description="Stop when the preconditioned gradient norm is at most this; below 0.0001 lies the noise floor.",
+    )
+    max_iterations: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="Most gradients; by default, and at most, what the gradient budget of the job allows.",
+        examples=[40],
+    )
+
+
+class Keys(_Section):
+    """The label owner's and the co-holder's Paillier keys, fresh for every job."""
+
+    bits: int = Field(default=3072, ge=2048, le=8192, multiple_of=1024, description="2048, 3072, ... 8192 bits.")
+
+
+class Scorecard(_Section):
+    """Points and grades."""
+
+    pdo: float = Field(default=20.0, gt=0, le=10_000, description="Points that double the odds of being good.")
+    base_score: float = Field(default=600.0, ge=-1e6, le=1e6, description="Score at the base odds.")
+    base_odds: float = Field(default=50.0, gt=0, le=1e9, description="Goods to one bad at the base score.")
+    grades: tuple[GradeName, ...] = Field(
+        default=("A", "B", "C1", "C2", "C3", "D", "F"),
+        min_length=2,
+        max_length=20,
+        description="Names of the grades, best first.",
+    )
+    cut_quantiles: tuple[Quantile, ...] = Field(
+        default=(0.10, 0.30, 0.50, 0.70, 0.85, 0.95),
+        description="Share of the training sample in this grade or better, ascending; the last grade takes the rest.",
+    )
+    cut_scores: tuple[int, ...] | None = Field(
+        default=None,
+        description="Least score of each grade but the last, best first, instead of quantiles.",
+        examples=[[660, 640, 620, 600, 580, 560]],
+    )
+
+    @model_validator(mode="after")
+    def _grades_fit_cuts(self) -> Self:
+        if len(set(self.grades)) != len(self.grades):
+            raise ValueError("the names of the grades must differ")
+        cuts = self.cut_quantiles if self.cut_scores is None else tuple(-score for score in self.cut_scores)
+        if len(cuts) != len(self.grades) - 1:
+            raise ValueError("there must be one cut less than grades")
+        if any(left >= right for left, right in itertools.pairwise(cuts)):
+            raise ValueError("cut_quantiles must ascend, cut_scores must descend")
+        return self
+
+
+class Contract(_Section):
+    """Caps that the contract of a simulation is made from; a real contract may be tighter and then decides."""
+
+    minimum_intersection: int = Field(
+        default=500, ge=100, le=1_000_000_000, description="Fewer common rows than this end the job; at least 100."
+    )
+    maximum_set_size: int = Field(
+        default=1_000_000, ge=1000, le=1_000_000_000, description="Most ids a party may bring to the alignment."
+    )
+
+
+class PartyColumns(_Section):
+    """How one party's columns are to be read."""
+
+    categorical: tuple[ColumnName, ...] = Field(
+        default=(), description="Columns of codes: numbers there are names.", examples=[["industry_code"]]
+    )
+    special: dict[ColumnName, tuple[Special, ...]] = Field(
+        default_factory=dict,
+        description="Values that mean something other than their size; each gets a bin of its own.",
+        examples=[{"months_since_last_overdue": [-1]}],
+    )
+    exclude: tuple[ColumnName, ...] = Field(
+        default=(), description="Columns left out of the job.", examples=[["remarks"]]
+    )
+
+
+class Recipe(_Section):
+    """Every parameter of a job.
+
+    >>> Recipe().keys.bits
+    3072
+    >>> load_recipe("[keys]\\nbits = 2048").keys.bits
+    2048
+    """
+
+    open: tuple[Literal["scorecard"], ...] = Field(
+        default=(),
+        max_length=1,
+        description='What the parties agree to show each other beyond the protocol: ["scorecard"] puts the bins, '
+        "WOE and points of all parties into the shared report, as lines of the statement.",
+    )
+    sample: Sample = Field(default_factory=Sample)
+    binning: Binning = Field(default_factory=Binning)
+    selection: Selection = Field(default_factory=Selection)
+    model: Model = Field(default_factory=Model)
+    keys: Keys = Field(default_factory=Keys)
+    scorecard: Scorecard = Field(default_factory=Scorecard)
+    contract: Contract = Field(default_factory=Contract)
+    parties: dict[PartyName, PartyColumns] = Field(default_factory=dict)
+
+    def columns_of(self, party: str) -> PartyColumns:
+        """The section `[parties.<party>]`, or its defaults."""
+        return self.parties.get(party, PartyColumns())
+
+    def check_parties(self, names: Iterable[str]) -> None:
+        """Check that every `[parties.<name>]` section names a party of the job.
+
+        Raises: RecipeError: RECIPE_UNKNOWN_KEY.
+        """
+        for name in sorted(self.parties.keys() - set(names)):
+            raise RecipeError(
+                "RECIPE_UNKNOWN_KEY", f"the recipe has a section parties.{name}, but no such party takes part", _REMEDY
+            )
+
+    def canonical(self) -> bytes:
+        """The bytes to sign: UTF-8 JSON, keys sorted, no blanks, every default written out."""
+        return json.dumps(
+            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        ).encode()
+
+
+def load_recipe(text: str) -> Recipe:
+    """The recipe in a TOML document; what it leaves out has its default.
+
+    Raises: RecipeError: RECIPE_MALFORMED (not TOML, or a value of the wrong type), RECIPE_UNKNOWN_KEY,
+        RECIPE_OUT_OF_RANGE; the sentence names the key, never its value.
+    """
+    try:
+        document = parse_toml(text)
+    except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, and a number of thousands of digits
+        place = re.search(r"\(at (line \d+), column \d+\)", str(error))
+        where = f" at {place.group(1)}" if place else ""
+        raise RecipeError("RECIPE_MALFORMED", f"the recipe is not valid TOML{where}", _REMEDY) from None
+    try:
+        data = json.dumps(document)
+    except TypeError:
+        raise RecipeError("RECIPE_MALFORMED", "the recipe has a date or time, which no key takes", _REMEDY) from None
+    except (ValueError, RecursionError):
+        raise RecipeError("RECIPE_MALFORMED", "the recipe has a number too long or tables too deep", _REMEDY) from None
+    return _validated(data)
+
+
+def recipe_from_canonical(data: bytes) -> Recipe:
+    """The recipe in the bytes that `Recipe.canonical` made, as carried by a signed job document.
+
+    Raises: RecipeError: as `load_recipe`, and RECIPE_MALFORMED when the bytes are not the canonical ones.
+    """
+    recipe = _validated(data)
+    if recipe.canonical() != data:
+        raise RecipeError("RECIPE_MALFORMED", "the recipe is not in its canonical form", _REMEDY)
+    return recipe
+
+
+def default_recipe_text() -> str:
+    """A TOML document with every default and what it means; loading it gives `Recipe()`."""
+    lines = ["# Recipe of a joint scorecard. Every value below is the default; leave out what you do not change.", ""]
+    lines += _keys_text(Recipe, Recipe())
+    for name, field in Recipe.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, _Section):
+            lines += ["", *_comment(section.__doc__ or ""), f"[{name}]", *_keys_text(section, section())]
+    lines += ["", *_comment(PartyColumns.__doc__ or ""), *_comment("One section a party, under its name.")]
+    lines += ["# [parties.bank]", *_keys_text(PartyColumns, None)]
+    return "\n".join(lines) + "\n"
+
+
+_RULES = {
+    "dict_type": "it must be a table",
+    "model_type": "it must be a table",
+    "tuple_type": "it must be a list",
+    "string_pattern_mismatch": "a party's name is a small letter followed by at most 31 of a-z, 0-9, '_' and '-'",
+}
+_REMEDY = "compare the recipe with the commented defaults that `concordat recipe` prints"
+
+
+def _validated(data: str | bytes) -> Recipe:
+    try:
+        return Recipe.model_validate_json(data)
+    except ValidationError as error:
+        # `from None`, and no input in the sentence: what was typed into a recipe is not echoed into logs.
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        raise _refusal(first["type"], first["loc"], first["msg"]) from None
+
+
+def _refusal(kind: str, location: tuple[int | str, ...], reason: str) -> RecipeError:
+    key = _key_path(location)
+    if kind in _UNKNOWN_KEY:
+        return RecipeError("RECIPE_UNKNOWN_KEY", f"the recipe has no key '{key}'", _REMEDY)
+    if kind in _RULES:
+        rule = _RULES[kind]
+    elif kind == "value_error":
+        rule = reason.removeprefix("Value error, ")
+    elif reason.startswith("Input should "):
+        rule = "it must " + reason.removeprefix("Input should ")
+    elif kind in _OUT_OF_RANGE:
+        rule = reason[:1].lower() + reason[1:]
+    else:
+        rule = "it is not of the type it should be"
+    code = "RECIPE_OUT_OF_RANGE" if kind in _OUT_OF_RANGE else "RECIPE_MALFORMED"
+    subject = f"the recipe's '{key}'" if key else "the recipe"
+    return RecipeError(code, f"{subject} is refused: {rule}", _REMEDY)
+
+
+def _key_path(location: tuple[int | str, ...]) -> str:
+    """'parties.bank.special.x' from pydantic's location; list positions and pydantic's own tags are left out."""
+    keys: list[str] = []
+    for part in location:
+        if isinstance(part, int):
+            break  # inside a list: its key is enough
+        if part != "[key]":
+            keys.append(part if part.isprintable() and 0 < len(part) <= 200 else "?")
+    return ".".join(keys)
+
+
+def _keys_text(section: type[_Section], values: _Section | None) -> list[str]:
+    """The keys of a section as TOML with their descriptions as comments; without `values`, examples, commented out."""
+    lines: list[str] = []
+    for name, field in section.model_fields.items():
+        if field.description is None:
+            continue
+        lines += _comment(field.description)
+        value = getattr(values, name) if values is not None else None
+        if value is not None:
+            lines.append(f"{name} = {_toml(value)}")
+        else:
+            lines.append(f"# {name} = {_toml((field.examples or [''])[0])}")
+    return lines
+
+
+def _comment(text: str) -> list[str]:
+    return [f"# {line}" for line in textwrap.wrap(" ".join(text.split()), _COMMENT_WIDTH)]
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, int):
+        return f"{value:_}" if abs(value) >= 10_000 else str(value)
+    return str(value)

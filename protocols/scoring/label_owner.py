@@ -1,0 +1,58 @@
+"""Scoring: label owner. Learns: total points a row (with one provider, its partial points); for validation, logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from protocols.disclosure import Learned
+from protocols.fixed_point import IntArray
+from protocols.messages import require
+from protocols.roles import Parties
+from protocols.scoring.messages import PART_BYTES, MaskedLogitParts, MaskedPoints
+from protocols.session import Opened, Script, receive_each
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Per requested row, in the common order: the score, and the logit in units of 0.01 where it was opened."""
+
+    points: IntArray
+    logits: IntArray | None
+
+
+class ScoringOwner:
+    """The label owner with its own partial points, base included, and for validation its partial logits (0.01)."""
+
+    def __init__(self, parties: Parties, *, request: str, points: IntArray, logits: IntArray | None = None) -> None:
+        self._parties = parties
+        self._request = request
+        self._points = points
+        self._logits = logits
+
+    def play(self) -> Script[Totals]:
+        """Steps 2 and 3."""
+        masked = len(self._parties.providers) > 1
+        answers = yield from receive_each(self._parties.providers, MaskedPoints)
+        require(all(a.request == self._request and a.masked == masked for a in answers.values()))
+        points = _total(self._points, [answer.parts for answer in answers.values()])
+        yield Opened((Learned("score per row", len(points)),))
+        if self._logits is None:
+            return Totals(points, None)
+        parts = yield from receive_each(self._parties.providers, MaskedLogitParts)
+        require(all(a.request == self._request and a.masked == masked for a in parts.values()))
+        logits = _total(self._logits, [answer.parts for answer in parts.values()])
+        yield Opened((Learned("logit per row, rounded to 0.01", len(logits)),))
+        return Totals(points, logits)
+
+
+def _total(own: IntArray, parts: Sequence[bytes]) -> IntArray:
+    total = own.astype(np.int64)
+    for part in parts:
+        require(len(part) == PART_BYTES * len(own))
+        total = total + np.frombuffer(part, dtype="<u4").astype(np.int64)
+    total &= 0xFFFFFFFF
+    signed: IntArray = np.where(total >> 31, total - (1 << 32), total)
+    return signed
