@@ -1,0 +1,605 @@
+"""The main job of a party, one line a stage: align -> encrypt -> bin -> train -> scorecard -> validate -> statement.
+
+Each stage plays this party's role of a protocol over the relay and leaves a frozen artefact. What a stage is allowed to
+disclose is decided before it starts, by this agent's own copy of the contract.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from party_agent import artefacts, baseline, model, report, report_page
+from party_agent.checkpoint import Blobs, Checkpoints
+from party_agent.dataset import Finding, Table
+from party_agent.label_account import LabelAccount
+from party_agent.model import OwnModel
+from party_agent.policy import Agreement
+from party_agent.scorecard import GradeTable, PointsTable, Scaling
+from party_agent.store import FileSpentIndices, Folder, LedgerJournal, Log
+from party_agent.validation import Validation, validate
+from protocols.binning.label_owner import LabelOwner as Gate
+from protocols.binning.messages import STEPS as BIN_STEPS
+from protocols.binning.prebins import PreBinning, floor_rows, prebin
+from protocols.binning.provider import FeatureProvider
+from protocols.binning.table import BinningTable
+from protocols.disclosure import Ledger
+from protocols.errors import DataError, LocalProtocolError
+from protocols.fixed_point import IntArray
+from protocols.logistic.messages import STEPS as TRAIN_STEPS
+from protocols.logistic.party import Coefficients, FitRules, Spent, TrainingParty
+from protocols.messages import Bounds
+from protocols.psi.alignment import Alignment
+from protocols.psi.blinding import Context
+from protocols.psi.label_owner import LabelOwner as AligningOwner
+from protocols.psi.messages import STEPS as ALIGN_STEPS
+from protocols.psi.provider import Provider as AligningProvider
+from protocols.recipe import Recipe
+from protocols.resumption import STAGE as RESUME_STAGE
+from protocols.resumption import STEPS as RESUME_STEPS
+from protocols.resumption import ResumePoint, agree_on_resume_point
+from protocols.rows.encryption import RowEncryption, RowMasks
+from protocols.rows.messages import STEPS as ROW_STEPS
+from protocols.scoring.label_owner import ScoringOwner, Totals
+from protocols.scoring.messages import VALIDATE_STEPS, OpenBin, OpenFeature, OpenScorecard, SharedReport
+from protocols.scoring.provider import ScoringProvider
+from protocols.session import Channel, OnProgress, Player, Progress, Script, Session, Step, receive, receive_each, send
+from protocols.sharing import Entropy
+from protocols.spent import FIRST_PASS_COLUMN, FURTHER_COLUMN, AttemptIndices
+from protocols.statement import STAGE as STATEMENT_STAGE
+from protocols.statement import STEPS as STATEMENT_STEPS
+from protocols.statement import Statement, agree_on_statement
+
+T = TypeVar("T")
+
+ToStored = Callable[[T], artefacts.Stored]
+FromStored = Callable[[dict[str, Any], Blobs], T]
+
+RESUMABLE = ("align", "encrypt", "bin", "train")
+MOST_FEATURES = 5_000
+LOGIT_UNITS = 100  # partial logits open rounded to 0.01
+
+OnStage = Callable[[str, Progress], None]
+
+
+Reader = Callable[[Recipe], tuple[Table, tuple[Finding, ...]]]  # own rows, by the job's recipe
+
+
+@dataclass(frozen=True)
+class Seat:
+    """What a job needs of this agent.
+
+    home: the agent's own folder; folder: the job's, which may be the same; row_choice: draws which aligned rows train,
+    at the label owner: a CSPRNG, except in a simulation.
+    """
+
+    name: str
+    agreement: Agreement
+    identity: Ed25519PrivateKey
+    channel: Channel
+    home: Folder
+    folder: Folder
+    log: Log
+    on_stage: OnStage
+    row_choice: Entropy = os.urandom
+    entropy: Entropy = os.urandom
+
+
+@dataclass(frozen=True)
+class AlignedTable:
+    """Own rows in the common order, training rows first."""
+
+    table: Table
+    alignment: Alignment
+
+    @property
+    def training(self) -> Table:
+        """The training rows."""
+        return self.table.take(np.arange(self.alignment.training_rows))
+
+
+@dataclass(frozen=True)
+class PreBinned:
+    """Own features before the gate: pre-binnings, and the pre-bin of each training row, shape (n, F)."""
+
+    binnings: tuple[PreBinning, ...]
+    codes: IntArray
+
+
+class Stages:
+    """Plays stages one after the other, on one ledger, and times them."""
+
+    def __init__(self, seat: Seat) -> None:
+        self._seat = seat
+        self._contract = seat.agreement.contract
+        self._recipe = seat.agreement.recipe
+        self._parties = self._contract.parties
+        job = seat.agreement.job
+        self._journal = LedgerJournal(seat.folder.path / f"ledger-{job.job}.jsonl", job.attempt)
+        self.ledger = Ledger(seat.name, most_opened=self._contract.caps.opened_numbers, journal=self._journal.write)
+        self._spent_on_disk = FileSpentIndices(seat.folder.path / f"spent-{job.job}.tsv")
+        self.spent = AttemptIndices(self._spent_on_disk, job.attempt)
+        self._checkpoints = Checkpoints(seat.home, seat.folder, job.job, seat.agreement.context)
+        self._resume_point: ResumePoint | None = None
+        self.seconds: dict[str, float] = {}
+
+    @property
+    def leads(self) -> bool:
+        """Whether this party is the label owner."""
+        return self._seat.name == self._parties.label_owner
+
+    def play(self, stage: str, steps: Sequence[Step], script: Script[T], *, rows: int = 0) -> T:
+        """Play one stage. rows: of the aligned table, which bounds the messages."""
+        bounds = Bounds(
+            rows=rows,
+            set_size=self._contract.caps.maximum_set_size,
+            features=MOST_FEATURES,
+            key_bytes=self._recipe.keys.bits // 8,
+        )
+        session = Session(self._seat.name, self._parties, stage, steps, bounds, self.ledger)
+        self._seat.log.write("stage begins", stage=stage)
+        begin = time.monotonic()
+        result = Player(script, session, self._seat.channel, self._progress(stage)).run()
+        self.seconds[stage] = time.monotonic() - begin
+        self._seat.log.write("stage ends", stage=stage, seconds=round(self.seconds[stage], 3))
+        return result
+
+    def _progress(self, stage: str) -> OnProgress:
+        self._seat.on_stage(stage, Progress("started", 0, 0))
+        return lambda progress: self._seat.on_stage(stage, progress)
+
+    def sign(self, digest: bytes) -> bytes:
+        """Sign a digest as this institution."""
+        return self._seat.identity.sign(b"concordat/statement/1\0" + digest)
+
+    def verify(self, party: str, digest: bytes, signature: bytes) -> bool:
+        """Whether `party` signed `digest`."""
+        try:
+            self._contract.member(party).key().verify(signature, b"concordat/statement/1\0" + digest)
+        except InvalidSignature:
+            return False
+        return True
+
+    def resume(self, stages: Sequence[str]) -> None:
+        """Agree with all parties how many of `stages` need not be repeated, and what is spent for good."""
+        completed = 0
+        while completed < len(stages) and self._checkpoints.has(stages[completed]):
+            completed += 1
+        columns = self._spent_on_disk.count(FIRST_PASS_COLUMN)
+        gradients = columns + self._spent_on_disk.count(f"{FURTHER_COLUMN}, attempt", prefix=True)
+        script = agree_on_resume_point(self._seat.name, self._parties, completed, columns, gradients)
+        point = self.play(RESUME_STAGE, RESUME_STEPS, script)
+        self._resume_point = point
+        kept = {stage: int(self._checkpoints.load(stage)[0]["attempt"]) for stage in stages[: point.completed]}
+        for line in self._journal.earlier(kept):
+            self.ledger.restore(line)
+        for stage in stages[point.completed :]:
+            self._checkpoints.drop(stage)
+        if point.completed:
+            self._seat.log.write("job goes on", stages=point.completed, attempt=self._seat.agreement.job.attempt)
+
+    def once(self, stage: str, make: Callable[[], T], to: ToStored[T], back: FromStored[T]) -> T:
+        """The artefact of a stage: from its checkpoint, or made now and checkpointed before the next stage begins."""
+        if self._checkpoints.has(stage):
+            header, blobs = self._checkpoints.load(stage)
+            self.seconds[stage] = header["seconds"]
+            return back(header["artefact"], blobs)
+        artefact = make()
+        header, blobs = to(artefact)
+        attempt = self._seat.agreement.job.attempt
+        outer = {"artefact": header, "seconds": self.seconds[stage], "attempt": attempt}
+        self._checkpoints.save(stage, outer, blobs)
+        return artefact
+
+    def align(self, table: Table, *, training_share: float, minimum: int) -> AlignedTable:
+        """Private set intersection; own rows in the common order."""
+        context = Context(self._contract.hash(), self._seat.agreement.job.job)
+        largest = self._contract.caps.maximum_set_size
+        self._contract.check_set_size(len(table.ids))
+        if self.leads:
+            script = AligningOwner(
+                table.ids,
+                self._parties,
+                context,
+                self._seat.entropy,
+                self._seat.row_choice,
+                training_share,
+                minimum,
+                largest,
+            ).play()
+        else:
+            script = AligningProvider(
+                self._seat.name, table.ids, self._parties, context, self._seat.entropy, minimum, largest
+            ).play()
+        alignment = self.once(
+            "align",
+            lambda: self.play("align", ALIGN_STEPS, script),
+            artefacts.alignment_to,
+            artefacts.alignment_from,
+        )
+        return AlignedTable(table.take(alignment.rows), alignment)
+
+    def state(self) -> Statement:
+        """The statement of what each party learned, agreed and signed."""
+        script = agree_on_statement(self._seat.name, self._parties, self.ledger, self.sign, self.verify)
+        statement = self.play(STATEMENT_STAGE, STATEMENT_STEPS, script)
+        model.write_statement(self._seat.folder, statement)
+        return statement
+
+
+class TrainingJob(Stages):
+    """A joint scorecard, from this party's side."""
+
+    def __init__(self, seat: Seat, reader: Reader) -> None:
+        super().__init__(seat)
+        self._reader = reader
+        self._findings: tuple[Finding, ...] = ()
+        self._scaling = Scaling(
+            self._recipe.scorecard.pdo, self._recipe.scorecard.base_score, self._recipe.scorecard.base_odds
+        )
+
+    def run(self) -> None:
+        """The job, one line a stage."""
+        table = self.read()
+        self.resume(RESUMABLE)
+        aligned = self.align(
+            table,
+            training_share=self._recipe.sample.training_share,
+            minimum=self._recipe.contract.minimum_intersection,
+        )
+        prebinned = self.prebin(aligned)
+        rows = self.encrypt(aligned, prebinned)
+        bins = self.bin(aligned, prebinned, rows)
+        coefficients = self.train(aligned, bins, rows)
+        own = self.scorecard(bins, coefficients)
+        document = self.validate(aligned, bins, coefficients, own)
+        statement = self.state()
+        self.report(bins, own, document, statement)
+        self._checkpoints.clear()
+
+    def read(self) -> Table:
+        """Own rows."""
+        self._seat.on_stage("read", Progress("started", 0, 0))
+        table, self._findings = self._reader(self._recipe)
+        self._seat.log.write("data read", rows=len(table.ids), features=len(table.columns))
+        return table
+
+    def prebin(self, aligned: AlignedTable) -> PreBinned:
+        """Own pre-bins on the training rows."""
+        rules = self._recipe.binning
+        training = aligned.training
+        floor = floor_rows(len(training.ids), rules.floor_rows, rules.floor_share)
+        binnings = []
+        codes = []
+        for column in training.columns:
+            binning = prebin(
+                column.values,
+                column.kind,
+                column.name,
+                special=column.special,
+                max_prebins=rules.max_prebins,
+                floor=floor,
+            )
+            if binning is not None:
+                binnings.append(binning)
+                codes.append(binning.codes(column.values))
+        self._findings += _single_bins(len(training.columns) - len(binnings))
+        if len(binnings) < 3:
+            raise DataError(
+                "TOO_FEW_COLUMNS",
+                f"{len(binnings)} columns have two bins of {floor} rows on the common rows, and a party needs 3",
+                "bring columns that vary more, or more rows",
+            )
+        return PreBinned(tuple(binnings), np.stack(codes, axis=1))
+
+    def encrypt(self, aligned: AlignedTable, prebinned: PreBinned) -> RowMasks:
+        """One ciphertext a row from each share holder."""
+        training = aligned.training
+        script = RowEncryption(
+            self._seat.name,
+            self._parties,
+            rows=len(training.ids),
+            features=len(prebinned.binnings),
+            key_bits=self._recipe.keys.bits,
+            context=self._seat.agreement.context,
+            entropy=self._seat.entropy,
+            label=training.label,
+        ).play()
+        return self.once(
+            "encrypt",
+            lambda: self.play("encrypt", ROW_STEPS, script, rows=len(training.ids)),
+            artefacts.rows_to,
+            artefacts.rows_from,
+        )
+
+    def bin(self, aligned: AlignedTable, prebinned: PreBinned, rows: RowMasks) -> BinningTable:
+        """Counts under encryption, the gate, the selection."""
+        training = aligned.training
+        if training.label is not None:
+            script = Gate(
+                self._parties,
+                codes=prebinned.codes,
+                binnings=prebinned.binnings,
+                label=training.label,
+                rows=rows,
+                recipe=self._recipe,
+                account=self._label_account(training),
+            ).play()
+        else:
+            script = FeatureProvider(
+                self._seat.name,
+                self._parties,
+                codes=prebinned.codes,
+                binnings=prebinned.binnings,
+                rows=rows,
+                recipe=self._recipe,
+                entropy=self._seat.entropy,
+            ).play()
+        return self.once(
+            "bin",
+            lambda: self.play("bin", BIN_STEPS, script, rows=len(training.ids)),
+            artefacts.table_to,
+            artefacts.table_from,
+        )
+
+    def _label_account(self, training: Table) -> LabelAccount:
+        job = self._seat.agreement.job
+        return LabelAccount(self._seat.home, f"{job.job}-{job.attempt}", training.ids)
+
+    def train(self, aligned: AlignedTable, bins: BinningTable, rows: RowMasks) -> Coefficients:
+        """The joint fit."""
+        rules, point = self._recipe.model, self._resume_point
+        cap = self._contract.caps.gradients
+        most = cap if rules.max_iterations is None else min(rules.max_iterations, cap)
+        script = TrainingParty(
+            self._seat.name,
+            self._parties,
+            table=bins,
+            rows=rows,
+            rules=FitRules(rules.l2, rules.tolerance, most),
+            entropy=self._seat.entropy,
+            spent=self.spent,
+            label=aligned.training.label,
+            before=Spent(point.columns, point.gradients) if point else None,
+        ).play()
+        return self.once(
+            "train",
+            lambda: self.play("train", TRAIN_STEPS, script, rows=bins.rows),
+            artefacts.coefficients_to,
+            artefacts.coefficients_from,
+        )
+
+    def scorecard(self, bins: BinningTable, coefficients: Coefficients) -> OwnModel:
+        """Own part of the scorecard, written to the own folder."""
+        points = PointsTable.of(
+            self._seat.name, bins.features, coefficients.weights, self._scaling, coefficients.intercept
+        )
+        own = OwnModel(
+            job=self._seat.agreement.job.job,
+            contract=self._contract.hash().hex(),
+            features=bins.features,
+            weights=tuple(coefficients.weights.tolist()),
+            intercept=coefficients.intercept,
+            points=points,
+            gradients=coefficients.gradients,
+            norm=coefficients.norm,
+        )
+        model.write(self._seat.folder, own)
+        return own
+
+    def validate(
+        self, aligned: AlignedTable, bins: BinningTable, coefficients: Coefficients, own: OwnModel
+    ) -> dict[str, Any]:
+        """Scores and logits of all aligned rows at the label owner; the shared report to everyone."""
+        codes = own.codes(aligned.table)
+        points = own.points.partial_points(codes)
+        logits = np.rint(LOGIT_UNITS * own.logits(codes)).astype(np.int64)
+        script = (
+            self._lead_validation(aligned, bins, coefficients, own, points, logits)
+            if self.leads
+            else self._follow_validation(own, points, logits)
+        )
+        return self.play("validate", VALIDATE_STEPS, script, rows=len(aligned.table.ids))
+
+    def _lead_validation(
+        self,
+        aligned: AlignedTable,
+        bins: BinningTable,
+        coefficients: Coefficients,
+        own: OwnModel,
+        points: IntArray,
+        logits: IntArray,
+    ) -> Script[dict[str, Any]]:
+        totals = yield from ScoringOwner(
+            self._parties, request=self._seat.agreement.job.job, points=points, logits=logits
+        ).play()
+        opened: dict[str, OpenScorecard] = {}
+        if "scorecard" in self._recipe.open:
+            opened = yield from receive_each(self._parties.providers, OpenScorecard)
+        document = self._shared(aligned, bins, coefficients, own, totals, opened)
+        yield from send(self._parties.providers, SharedReport(json.dumps(document, allow_nan=False).encode()))
+        return document
+
+    def _follow_validation(self, own: OwnModel, points: IntArray, logits: IntArray) -> Script[dict[str, Any]]:
+        yield from ScoringProvider(
+            self._seat.name,
+            self._parties,
+            request=self._seat.agreement.job.job,
+            points=points,
+            logits=logits,
+            entropy=self._seat.entropy,
+            spent=self.spent,
+        ).play()
+        if "scorecard" in self._recipe.open:
+            yield from send(self._parties.label_owner, _open(own))
+        message = yield from receive(self._parties.label_owner, SharedReport)
+        return message.parsed()
+
+    def _shared(
+        self,
+        aligned: AlignedTable,
+        bins: BinningTable,
+        coefficients: Coefficients,
+        own: OwnModel,
+        totals: Totals,
+        opened: dict[str, OpenScorecard],
+    ) -> dict[str, Any]:
+        label = aligned.table.label
+        if label is None or totals.logits is None:
+            raise LocalProtocolError("ROLE_INVALID", "only the label owner validates")
+        training = np.arange(len(label)) < aligned.alignment.training_rows
+        rules = self._recipe.scorecard
+        grades = (
+            GradeTable(rules.grades, rules.cut_scores)
+            if rules.cut_scores is not None
+            else GradeTable.of_training_scores(totals.points[training], rules.grades, rules.cut_quantiles)
+        )
+        validation: Validation = validate(label, totals.logits / LOGIT_UNITS, totals.points, training, grades)
+        self._seat.folder.write_json("grades.json", grades.to_json())
+        model.write_scores(self._seat.folder, aligned.table.ids, totals.points, training)
+        joint = self.seconds["encrypt"] + self.seconds["bin"] + self.seconds["train"]
+        document = report.shared_report(
+            job=self._seat.agreement.job.job,
+            finished=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            parties=self._parties,
+            alignment=report.AlignmentSummary(
+                len(label), "ecdh", self.seconds["align"], dict(aligned.alignment.set_sizes)
+            ),
+            training=report.TrainingSummary(
+                n=bins.rows,
+                iterations=own.gradients,
+                seconds=joint,
+                passes=coefficients.passes,
+                gradient_budget=coefficients.budget,
+                label_budget=int(bins.label_budget),
+                label_budget_spent=bins.label_cost,
+            ),
+            validation=validation,
+            key_bits=self._recipe.keys.bits,
+            statement=(),
+            features=_feature_lines(self._seat.name, bins),
+            grades=grades,
+            scaling=self._scaling,
+            recipe=json.loads(self._seat.agreement.job.recipe),
+            versions=report.versions(),
+            findings={self._seat.name: self._findings},
+            baseline=baseline.own_columns(bins, aligned.table, training, self._recipe.model.l2),
+            scorecard=_joint_scorecard(self._seat.name, own, opened) if opened else None,
+        )
+        return document
+
+    def report(self, bins: BinningTable, own: OwnModel, document: dict[str, Any], statement: Statement) -> None:
+        """The shared report with the agreed statement, and this party's own report."""
+        folder = self._seat.folder
+        shared = document | {"statement": report.statement_of(statement.lines, self._parties)}
+        folder.write_json("shared.json", shared)
+        folder.write("shared.html", report_page.render_shared(shared).encode())
+        private = report.party_report(
+            party=self._seat.name,
+            job=self._seat.agreement.job.job,
+            finished=str(shared["finished"]),
+            parties=self._parties,
+            features=_own_features(bins, own),
+            statement=statement.lines,
+            scaling=self._scaling,
+            training_rows=bins.rows,
+            findings=self._findings,
+            base_points=own.points.base,
+            intercept=own.intercept,
+            selection=_selection(bins),
+        )
+        folder.write_json("report.json", private)
+        folder.write("report.html", report_page.render_party(private).encode())
+
+
+def _single_bins(count: int) -> tuple[Finding, ...]:
+    if not count:
+        return ()
+    sentence = f"{count} columns have one bin only on the common rows and were left out."
+    return (Finding("COLUMN_SINGLE_BIN", count, sentence),)
+
+
+def _feature_lines(name: str, bins: BinningTable) -> dict[str, list[report.FeatureLine]]:
+    """What all parties may know of each other's features: kept, or dropped by whom; never an IV."""
+    lines = {name: [report.FeatureLine(feature.alias, True) for feature in bins.features]}
+    lines[name] += [report.FeatureLine(dropped.alias, False, dropped.reason) for dropped in bins.dropped]
+    for party, features in bins.peers.items():
+        kept = [report.FeatureLine(feature.alias, True) for feature in features]
+        dropped = [
+            report.FeatureLine(
+                peer.alias, False, "correlation" if peer.reason == "correlation" else "dropped by the gate"
+            )
+            for peer in bins.dropped_peers[party]
+        ]
+        lines[party] = sorted(kept + dropped, key=lambda line: line.alias)
+    return lines
+
+
+def _own_features(bins: BinningTable, own: OwnModel) -> list[report.OwnFeature]:
+    kept = [
+        report.OwnFeature.of(feature, weight, np.array(points.points))
+        for feature, weight, points in zip(own.features, own.weights, own.points.features, strict=True)
+    ]
+    return kept + [
+        report.OwnFeature(dropped.name, dropped.alias, "", False, dropped.reason) for dropped in bins.dropped
+    ]
+
+
+def _selection(bins: BinningTable) -> list[report.SelectionLine]:
+    lines = [
+        report.SelectionLine(party, feature.alias, feature.iv / 1000, True)
+        for party, features in bins.peers.items()
+        for feature in features
+    ]
+    return lines + [
+        report.SelectionLine(party, peer.alias, peer.iv / 1000, False, peer.reason)
+        for party, dropped in bins.dropped_peers.items()
+        for peer in dropped
+    ]
+
+
+def _open(own: OwnModel) -> OpenScorecard:
+    """Own part of the scorecard for everyone, edges rounded to 3 digits."""
+    return OpenScorecard(
+        tuple(
+            OpenFeature(
+                feature.name,
+                feature.alias,
+                tuple(
+                    OpenBin(label, woe, points)
+                    for label, woe, points in zip(feature.labels(3), feature.woe, own_points.points, strict=True)
+                ),
+            )
+            for feature, own_points in zip(own.features, own.points.features, strict=True)
+        )
+    )
+
+
+def _joint_scorecard(name: str, own: OwnModel, opened: dict[str, OpenScorecard]) -> dict[str, Any]:
+    parts = {name: _open(own), **opened}
+    return {
+        "base_points": own.points.base,
+        "parties": {
+            party: [
+                {
+                    "name": feature.name,
+                    "alias": feature.alias,
+                    "bins": [
+                        {"label": item.label, "woe_units": item.woe, "woe": item.woe / 1e4, "points": item.points}
+                        for item in feature.bins
+                    ],
+                }
+                for feature in part.features
+            ]
+            for party, part in parts.items()
+        },
+    }

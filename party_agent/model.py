@@ -1,0 +1,155 @@
+"""A party's own part of a joint model, as it keeps it: bins, coefficients, points; and what it writes beside them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from party_agent.dataset import Table
+from party_agent.scorecard import PointsTable
+from party_agent.store import Folder
+from protocols.binning.prebins import FeatureKind, PreBinning
+from protocols.binning.table import BinnedFeature
+from protocols.errors import DataError
+from protocols.fixed_point import FEATURE_BITS, FloatArray, IntArray
+from protocols.statement import Statement
+
+MODEL_FILE = "model.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class OwnModel:
+    """Own features in model order with their weights, and the points made from them.
+
+    weights: per unit of WOE; intercept: at the label owner only; gradients, norm: of the joint fit.
+    """
+
+    job: str
+    contract: str
+    features: tuple[BinnedFeature, ...]
+    weights: tuple[float, ...]
+    intercept: float | None
+    points: PointsTable
+    gradients: int
+    norm: float
+
+    def codes(self, table: Table) -> IntArray:
+        """The bin of each row and own feature, shape (n, d).
+
+        Raises: DataError: COLUMN_MISSING: the table lacks a column of the model.
+        """
+        columns = {column.name: column for column in table.columns}
+        missing = [feature.name for feature in self.features if feature.name not in columns]
+        if missing:
+            raise DataError(
+                "COLUMN_MISSING",
+                f"the data lacks columns of the model: {', '.join(missing)}",
+                "bring the columns that the model was trained on",
+            )
+        return np.stack([feature.codes(columns[feature.name].values) for feature in self.features], axis=1)
+
+    def logits(self, codes: IntArray) -> FloatArray:
+        """This party's partial logit of each row, the intercept included at the label owner, shape (n,)."""
+        total = np.full(len(codes), self.intercept or 0.0)
+        for j, (feature, weight) in enumerate(zip(self.features, self.weights, strict=True)):
+            total += weight * feature.values[codes[:, j]] / (1 << FEATURE_BITS)
+        return total
+
+    @property
+    def kinds(self) -> dict[str, FeatureKind]:
+        """Kind of each column that scoring reads."""
+        return {feature.name: feature.binning.kind for feature in self.features}
+
+
+def write(folder: Folder, model: OwnModel) -> None:
+    """Write the model to its party's folder."""
+    folder.write_json(
+        MODEL_FILE,
+        {
+            "schema": SCHEMA,
+            "job": model.job,
+            "contract": model.contract,
+            "intercept": model.intercept,
+            "gradients": model.gradients,
+            "norm": model.norm,
+            "features": [
+                {
+                    "alias": feature.alias,
+                    "weight": weight,
+                    "iv": feature.iv,
+                    "binning": feature.binning.to_json(),
+                    "merge_map": list(feature.merge_map),
+                    "woe": list(feature.woe),
+                    "rows": list(feature.rows),
+                    "bads": list(feature.bads),
+                }
+                for feature, weight in zip(model.features, model.weights, strict=True)
+            ],
+            "points": model.points.to_json(),
+        },
+    )
+
+
+def read(folder: Folder) -> OwnModel:
+    """The model in a folder.
+
+    Raises: DataError: MODEL_MISSING, MODEL_UNREADABLE.
+    """
+    document = folder.read_json(MODEL_FILE)
+    try:
+        if document["schema"] != SCHEMA:
+            raise DataError("MODEL_UNREADABLE", "the model was written by another version", "train again")
+        features = tuple(_feature(item) for item in document["features"])
+        return OwnModel(
+            job=str(document["job"]),
+            contract=str(document["contract"]),
+            features=features,
+            weights=tuple(float(item["weight"]) for item in document["features"]),
+            intercept=None if document["intercept"] is None else float(document["intercept"]),
+            points=PointsTable.from_json(document["points"]),
+            gradients=int(document["gradients"]),
+            norm=float(document["norm"]),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DataError("MODEL_UNREADABLE", f"{MODEL_FILE} is damaged", "restore it from a backup") from error
+
+
+def _feature(item: dict[str, Any]) -> BinnedFeature:
+    return BinnedFeature(
+        alias=str(item["alias"]),
+        binning=PreBinning.from_json(item["binning"]),
+        merge_map=tuple(int(code) for code in item["merge_map"]),
+        woe=tuple(int(value) for value in item["woe"]),
+        iv=int(item["iv"]),
+        rows=tuple(int(value) for value in item["rows"]),
+        bads=tuple(None if value is None else int(value) for value in item["bads"]),
+    )
+
+
+def write_statement(folder: Folder, statement: Statement) -> None:
+    """The agreed statement with everyone's signature."""
+    folder.write_json(
+        "statement.json",
+        {
+            "lines": [asdict(line) for line in statement.lines],
+            "digest": statement.digest.hex(),
+            "signatures": {party: signature.hex() for party, signature in statement.signatures.items()},
+        },
+    )
+
+
+def write_scores(folder: Folder, ids: Sequence[str], scores: IntArray, training: NDArray[np.bool_]) -> None:
+    """Score of each aligned row, at the label owner: id, score, sample."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["id", "score", "sample"])
+    for name, score, train in zip(ids, scores.tolist(), training.tolist(), strict=True):
+        rows.writerow([name, score, "train" if train else "test"])
+    folder.write("scores.csv", text.getvalue().encode())

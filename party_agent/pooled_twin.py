@@ -1,0 +1,146 @@
+"""The pooled twin of a simulation: the same rows and bins, fitted on all parties' plaintext at once.
+
+Only a simulation can do this, because only there one process may read every party's file and folder. Counts, WOE and
+coefficients are computed anew from the files; rows, edges and merge maps are taken from the run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from party_agent import model, report_page
+from party_agent.baseline import fit
+from party_agent.dataset import Table, read_table
+from party_agent.model import OwnModel
+from party_agent.scorecard import PointsTable, base_points, unrounded_points
+from party_agent.store import Folder
+from party_agent.validation import ranking_figures
+from protocols.binning.table import BinnedFeature
+from protocols.binning.weight_of_evidence import feature_values, information_value, woe_units
+from protocols.fixed_point import FEATURE_BITS, FloatArray, IntArray
+from protocols.recipe import PartyColumns, Recipe, recipe_from_canonical
+
+TIE = 0.03  # points whose unrounded value lies this close to a half may round either way
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One party in the twin: its model as it wrote it, the bins of all rows, and WOE computed from pooled labels."""
+
+    own: OwnModel
+    codes: IntArray
+    features: tuple[BinnedFeature, ...]
+    iv_differs: float
+
+    @property
+    def design(self) -> FloatArray:
+        columns = [feature_values(f.woe)[self.codes[:, j]] for j, f in enumerate(self.features)]
+        return np.column_stack(columns) / (1 << FEATURE_BITS)
+
+
+def compare(out: Path, sources: Mapping[str, Any]) -> dict[str, Any]:
+    """Fit the twin of the run in `out`, add the differences to the shared report there, and render it.
+
+    Args: sources: party -> {"data", "id", "label"}; the label owner first.
+    """
+    names = list(sources)
+    owner = names[0]
+    recipe = recipe_from_canonical((out / "coordinator" / "recipe.json").read_bytes())
+    ids, training = _rows(out / owner)
+    tables = {party: _table(out / party, party, source, recipe, ids) for party, source in sources.items()}
+    label = tables[owner].label
+    if label is None:
+        raise ValueError("the label owner comes first")
+    parts = [_part(out / party, tables[party], label, training) for party in names]
+    x = np.column_stack([np.ones(len(ids)), *(part.design for part in parts)])
+    weights = fit(x[training], label[training], recipe.model.l2)
+    shared = json.loads((out / owner / "shared.json").read_bytes())
+    parity = _differences(parts, weights, x, label, training, shared["metrics"]["test"]["auc"])
+    document = shared | {"parity": parity}
+    folder = Folder(out)
+    folder.write_json("report.json", document)
+    folder.write("report.html", report_page.render_shared(document).encode())
+    return parity
+
+
+def _rows(folder: Path) -> tuple[list[str], np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+    rows = pd.read_csv(folder / "scores.csv", dtype=str, keep_default_na=False)
+    return rows["id"].tolist(), (rows["sample"] == "train").to_numpy(dtype=bool)
+
+
+def _table(folder: Path, party: str, source: Mapping[str, Any], recipe: Recipe, ids: Sequence[str]) -> Table:
+    own = folder / "columns.json"
+    section = PartyColumns.model_validate_json(own.read_bytes()) if own.exists() else PartyColumns()
+    recipe = recipe.model_copy(update={"parties": {party: section}})
+    table, _ = read_table(Path(source["data"]), source["id"], source["label"], recipe, party)
+    place = {name: row for row, name in enumerate(table.ids)}
+    return table.take(np.array([place[name] for name in ids], dtype=np.int64))
+
+
+def _part(folder: Path, table: Table, label: IntArray, training: Any) -> _Part:
+    own = model.read(Folder(folder))
+    codes = own.codes(table)
+    features = []
+    iv_differs = 0.0
+    for j, feature in enumerate(own.features):
+        column = codes[training, j]
+        rows = np.bincount(column, minlength=len(feature.woe))
+        bads = np.bincount(column, weights=label[training], minlength=len(feature.woe)).astype(np.int64)
+        woe = tuple(woe_units(rows, bads).tolist())
+        features.append(replace(feature, woe=woe))
+        iv_differs = max(iv_differs, abs(round(1000 * information_value(rows, bads)) - feature.iv) / 1000)
+    return _Part(own, codes, tuple(features), iv_differs)
+
+
+def _differences(
+    parts: Sequence[_Part], weights: FloatArray, x: FloatArray, label: IntArray, training: Any, auc: float
+) -> dict[str, Any]:
+    intercept = parts[0].own.intercept
+    ours = np.concatenate([[0.0 if intercept is None else intercept], *(np.array(p.own.weights) for p in parts)])
+    rates_ours, rates_twin = (1 / (1 + np.exp(-(x @ w))) for w in (ours, weights))
+    twin_auc, _ = ranking_figures(label[~training], x[~training] @ weights)
+    woe = [
+        abs(a - b) / 1e4
+        for part in parts
+        for f, g in zip(part.features, part.own.features, strict=True)
+        for a, b in zip(f.woe, g.woe, strict=True)
+    ]
+    equal, ties = _points(parts, weights)
+    return {
+        "max_abs_coef_diff": float(np.abs(ours - weights).max()),
+        "max_abs_pd_diff": float(np.abs(rates_ours - rates_twin).max()),
+        "max_abs_woe_diff": max(woe),
+        "max_abs_iv_diff": max(part.iv_differs for part in parts),
+        "abs_auc_diff": abs(twin_auc - auc),
+        "points_equal": equal,
+        "points_ties": ties,
+        "twin": {"auc_test": twin_auc, "coefficients": len(weights)},
+    }
+
+
+def _points(parts: Sequence[_Part], weights: FloatArray) -> tuple[bool, int]:
+    """Whether all points agree but for ties, and how many of the twin's points are ties."""
+    equal, ties, first = True, 0, 1
+    for part in parts:
+        own = weights[first : first + len(part.features)]
+        first += len(part.features)
+        scaling = part.own.points.scaling
+        twin = PointsTable.of(part.own.points.party, part.features, own, scaling)
+        exact = unrounded_points(own, [np.array(f.woe, dtype=np.int64) for f in part.features], scaling)
+        for mine, theirs, values in zip(part.own.points.features, twin.features, exact, strict=True):
+            tied = np.abs(np.abs(values - np.trunc(values)) - 0.5) <= TIE
+            ties += int(tied.sum())
+            equal &= bool(np.all((np.array(mine.points) == np.array(theirs.points)) | tied))
+        if part.own.points.base is not None:
+            base = scaling.offset - scaling.factor * float(weights[0])
+            tied_base = abs(abs(base - np.trunc(base)) - 0.5) <= TIE
+            ties += int(tied_base)
+            equal &= base_points(float(weights[0]), scaling) == part.own.points.base or bool(tied_base)
+    return equal, ties

@@ -1,0 +1,33 @@
+"""The agent's database: what one institution keeps beside its files. No secret, no id, no value of a row is in it.
+
+Times are Unix seconds, UTC; hashes are small hexadecimal digits.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import JSON, BigInteger, Column, MetaData, String, Table, Text
+
+metadata = MetaData()
+
+# One row a data source (party_agent/sources.py). location: a path, or a URL without its password; relation: a table, or
+# the path of a query; secret: env:NAME or file:PATH, where the password is to be found, never the password.
+data_sources = Table(
+    "data_sources",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("location", Text, nullable=False),
+    Column("relation_kind", String(8)),
+    Column("relation", Text),
+    Column("query_hash", String(64)),
+    Column("secret", Text),
+    Column("id_column", String(200), nullable=False),
+    Column("label_column", String(200)),
+    Column("date_column", String(200)),
+    Column("roles", JSON, nullable=False),
+    Column("aliases", JSON, nullable=False),
+    Column("dictionary", Text),
+    Column("added", BigInteger, nullable=False),
+    Column("published", BigInteger),
+    Column("published_hash", String(64)),
+)

@@ -1,0 +1,452 @@
+"""How good the model is: separation, calibration, stability and grades, from labels, logits and scores.
+
+Made by the label owner, who alone has labels and the total scores. The figures kept here are exact; `to_json` is the
+form that other parties may read. It is aggregated data, and stays so by three rules, because a curve drawn row by row
+*is* the labels in the order of the score:
+
+- two neighbouring points of a curve are at least 1 % of the rows, and at least 20 rows, apart;
+- a group of the calibration table has at least 5 goods and 5 bads, neighbouring tenths being joined until it has;
+- a count below 5 in a table whose total is known reads '<5', and further cells are blurred until the hidden ones cannot
+  be found by subtraction.
+
+AUC, KS and the likelihood are computed from every row and then rounded to 4 decimals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from party_agent.scorecard import FloatArray, GradeTable, IntArray
+from protocols.errors import DataError
+
+LEAST_COUNT = 5  # a smaller count is not shown
+CURVE_SHARE = 0.01  # of the rows, the least between two points of a curve
+CURVE_ROWS = 20
+PSI_GROUPS = 10
+_BLURS = (LEAST_COUNT, 10, 20, 50, 100, 200, 500, 1000)
+_WIDTHS = (1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 200, 500, 1000)
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Figures of one sample. `ks_share` of the rows, riskiest first, have the scores up to `ks_score`: there the
+    distributions of bads and goods are furthest apart. Likelihoods in natural-log units."""
+
+    n: int
+    bads: int
+    auc: float
+    auc_error: float
+    ks: float
+    ks_share: float
+    ks_score: int
+    mean_pd: float
+    log_likelihood: float
+    brier: float
+
+    @property
+    def gini(self) -> float:
+        """2 AUC - 1."""
+        return 2.0 * self.auc - 1.0
+
+    @property
+    def bad_rate(self) -> float:
+        """Share of bads."""
+        return self.bads / self.n
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready, rounded to 4 decimals."""
+        return {
+            "n": self.n,
+            "bads": self.bads,
+            "bad_rate": round(self.bad_rate, 4),
+            "auc": round(self.auc, 4),
+            "auc_error": round(self.auc_error, 4),
+            "gini": round(self.gini, 4),
+            "ks": round(self.ks, 4),
+            "ks_share": round(self.ks_share, 4),
+            "ks_score": self.ks_score,
+            "mean_pd": round(self.mean_pd, 4),
+            "log_likelihood": round(self.log_likelihood, 1),
+            "log_loss": round(-self.log_likelihood / self.n, 4),
+            "brier": round(self.brier, 4),
+        }
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """The riskiest `rows` share of a sample holds these shares of its bads and goods, and scores up to `score`."""
+
+    rows: float
+    bads: float
+    goods: float
+    score: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready, shares rounded to 4 decimals."""
+        shares = {"rows": round(self.rows, 4), "bads": round(self.bads, 4), "goods": round(self.goods, 4)}
+        return {**shares, "score": self.score}
+
+
+@dataclass(frozen=True)
+class CalibrationRow:
+    """`tenths` neighbouring tenths of the rows by predicted risk: mean PD beside the observed rate."""
+
+    tenths: int
+    n: int
+    bads: int
+    mean_pd: float
+
+    @property
+    def observed(self) -> float:
+        """Share of bads."""
+        return self.bads / self.n
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready, rates rounded to 4 decimals."""
+        rates = {"mean_pd": round(self.mean_pd, 4), "observed": round(self.observed, 4)}
+        return {"tenths": self.tenths, "n": self.n, **rates}
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Goods and bads by score. Bin `i` holds scores in `[edges[i], edges[i+1])`; the outermost take all beyond."""
+
+    edges: tuple[int, ...]
+    goods: tuple[int, ...]
+    bads: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready, small counts blurred."""
+        return {"edges": list(self.edges), "goods": blurred(self.goods), "bads": blurred(self.bads)}
+
+
+@dataclass(frozen=True)
+class GradeRow:
+    """One grade of one sample."""
+
+    grade: str
+    low: int | None
+    high: int | None
+    n: int
+    bads: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Everything about one sample, training or test."""
+
+    metrics: Metrics
+    curve: tuple[CurvePoint, ...]
+    calibration: tuple[CalibrationRow, ...]
+    distribution: Distribution
+    grades: tuple[GradeRow, ...]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The figures of one model, training beside test; `psi` is that of the score, training to test.
+
+    test_labels, test_logits: of the test rows, shape (n_test,); they stay with the label owner, for `gain_error`.
+    """
+
+    train: Sample
+    test: Sample
+    psi: float
+    test_labels: IntArray = field(repr=False, compare=False)
+    test_logits: FloatArray = field(repr=False, compare=False)
+
+    def gain_error(self, other_logits: FloatArray) -> float | None:
+        """Standard error of the difference of the test AUC to that of another model's logits of the same rows."""
+        return auc_difference(self.test_labels, self.test_logits, other_logits)[1]
+
+    def to_json(self) -> dict[str, Any]:
+        """What other parties may read: `metrics`, `curves`, `calibration`, `distribution`, `grades`."""
+        samples = (("train", self.train), ("test", self.test))
+        metrics: dict[str, Any] = {name: sample.metrics.to_json() for name, sample in samples}
+        metrics["psi"] = round(self.psi, 4)
+        return {
+            "metrics": metrics,
+            "curves": {name: [point.to_json() for point in sample.curve] for name, sample in samples},
+            "calibration": {name: [row.to_json() for row in sample.calibration] for name, sample in samples},
+            "distribution": {name: sample.distribution.to_json() for name, sample in samples},
+            "grades": _grades_json(self.train.grades, self.test.grades),
+        }
+
+    def numbers(self) -> int:
+        """How many numbers `to_json` gives away; a line of the ledger."""
+        return _count_numbers(self.to_json())
+
+
+def validate(
+    labels: NDArray[Any], logits: FloatArray, scores: IntArray, is_training: NDArray[np.bool_], grades: GradeTable
+) -> Validation:
+    """The figures of a model on its training and its test rows.
+
+    Args: labels: 1 = bad, 0 = good; logits: of bad, opened to 0.01 (PROTOCOLS.md section 5); scores: integers, higher
+        is safer; is_training: True for training rows. All of shape (n_rows,).
+    Raises: DataError: lengths that differ, labels other than 0 and 1, logits that are not finite, or a sample without
+        goods or without bads.
+    """
+    labels, logits, scores = np.asarray(labels), np.asarray(logits, dtype=np.float64), np.asarray(scores)
+    is_training = np.asarray(is_training)
+    if labels.ndim != 1 or not labels.shape == logits.shape == scores.shape == is_training.shape:
+        raise DataError("VALIDATION_INVALID", "labels, logits and scores are not one per row")
+    if is_training.dtype != np.bool_ or not np.issubdtype(scores.dtype, np.integer):
+        raise DataError("VALIDATION_INVALID", "scores are not integers, or the split is not a mask of rows")
+    if not np.all((labels == 0) | (labels == 1)) or not np.all(np.isfinite(logits)):
+        raise DataError("VALIDATION_INVALID", "a label is not 0 or 1, or a logit is not finite")
+    labels, scores = labels.astype(np.int64), scores.astype(np.int64)
+    for rows in (is_training, ~is_training):
+        if not 0 < labels[rows].sum() < rows.sum():
+            raise DataError("ONE_CLASS", "the training or the test rows have no goods or no bads", "use more rows")
+    test = ~is_training
+    edges = _score_edges(scores, int(labels[test].sum()), int(test.sum()))
+    return Validation(
+        _sample(labels[is_training], logits[is_training], scores[is_training], grades, edges),
+        _sample(labels[test], logits[test], scores[test], grades, edges),
+        population_stability(scores[is_training], scores[test]),
+        labels[test],
+        logits[test],
+    )
+
+
+def ranking_figures(labels: IntArray, logits: FloatArray) -> tuple[float, float]:
+    """AUC and KS of logits of bad against labels (1 = bad), both of shape (n_rows,)."""
+    order = np.argsort(-logits, kind="stable")
+    metrics = _Ranking(labels[order], logits[order], np.zeros(len(labels), dtype=np.int64)).metrics()
+    return metrics.auc, metrics.ks
+
+
+def auc_difference(labels: IntArray, first: FloatArray, second: FloatArray) -> tuple[float, float | None]:
+    """AUC of `first` minus AUC of `second` on the same rows, and its standard error; None with a single good or bad.
+
+    Args: labels: 1 = bad; first, second: logits of bad. All of shape (n_rows,).
+    Source: DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988).
+    """
+    by_bad, by_good = (a - b for a, b in zip(_placements(labels, first), _placements(labels, second), strict=True))
+    if min(by_bad.size, by_good.size) < 2:
+        return float(by_bad.mean()), None
+    variance = by_bad.var(ddof=1) / by_bad.size + by_good.var(ddof=1) / by_good.size
+    return float(by_bad.mean()), math.sqrt(variance)
+
+
+def _placements(labels: IntArray, logits: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Share of goods that each bad is riskier than, and share of bads that each good is safer than; ties half."""
+    bads, goods = logits[labels == 1], logits[labels == 0]
+
+    def share_below(values: FloatArray, others: FloatArray) -> FloatArray:
+        others = np.sort(others)
+        return (np.searchsorted(others, values, "left") + np.searchsorted(others, values, "right")) / (2 * others.size)
+
+    return share_below(bads, goods), 1.0 - share_below(goods, bads)
+
+
+def population_stability(expected: IntArray, actual: IntArray) -> float:
+    """Population stability index of a score, `sum (a - e) ln(a / e)` over ten groups of equal share in `expected`.
+
+    Below 0.1 is usually read as stable, above 0.25 as a shift. A group that one of the two samples leaves empty is
+    joined with its neighbour; nothing is smoothed.
+
+    >>> population_stability(np.arange(1000), np.arange(1000))
+    0.0
+    """
+    inner = np.unique(np.quantile(expected, np.arange(1, PSI_GROUPS) / PSI_GROUPS, method="higher"))
+    first = np.bincount(np.searchsorted(inner, expected, side="right"), minlength=inner.size + 1)
+    second = np.bincount(np.searchsorted(inner, actual, side="right"), minlength=inner.size + 1)
+    groups = _joined(first, second, least=1)
+    e = np.array([first[a:b].sum() for a, b in groups]) / expected.size
+    a = np.array([second[a:b].sum() for a, b in groups]) / actual.size
+    return float(np.sum((a - e) * np.log(a / e)))
+
+
+def blurred(counts: Sequence[int]) -> list[int | str]:
+    """Counts of one column with a known total, small ones as '<5'.
+
+    While a single hidden cell, or hidden cells that together hold fewer than 5, could be found by subtraction from the
+    total, the smallest cell still shown is hidden as well, behind the next of '<10', '<20', '<50', ...
+
+    >>> blurred([40, 2, 30, 1])
+    [40, '<5', '<50', '<5']
+    """
+    hidden = {index for index, count in enumerate(counts) if count < LEAST_COUNT}
+    while hidden and (len(hidden) < 2 or sum(counts[index] for index in hidden) < LEAST_COUNT):
+        shown = [index for index in range(len(counts)) if index not in hidden]
+        if not shown:
+            break
+        hidden.add(min(shown, key=lambda index: counts[index]))
+    return [_blur(count) if index in hidden else int(count) for index, count in enumerate(counts)]
+
+
+def _blur(count: int) -> str:
+    return next((f"<{bound}" for bound in _BLURS if count < bound), f">={_BLURS[-1]}")
+
+
+def _sample(
+    labels: IntArray, logits: FloatArray, scores: IntArray, grades: GradeTable, edges: tuple[int, ...]
+) -> Sample:
+    order = np.argsort(-logits, kind="stable")  # riskiest first
+    labels, logits, scores = labels[order], logits[order], scores[order]
+    ranking = _Ranking(labels, logits, scores)
+    positions = grades.positions(scores)
+    bin_of = np.searchsorted(np.array(edges[1:-1]), scores, side="right")
+    bads_by_bin = np.bincount(bin_of, weights=labels, minlength=len(edges) - 1).astype(int)
+    rows_by_bin = np.bincount(bin_of, minlength=len(edges) - 1)
+    return Sample(
+        ranking.metrics(),
+        ranking.curve(),
+        ranking.calibration(),
+        Distribution(edges, tuple((rows_by_bin - bads_by_bin).tolist()), tuple(bads_by_bin.tolist())),
+        tuple(
+            GradeRow(name, low, high, int((positions == index).sum()), int(labels[positions == index].sum()))
+            for index, (name, low, high) in enumerate(grades.bands())
+        ),
+    )
+
+
+class _Ranking:
+    """One sample, riskiest first, cut only where the logit changes: rows of one logit are never told apart."""
+
+    def __init__(self, labels: IntArray, logits: FloatArray, scores: IntArray) -> None:
+        self.n = labels.size
+        self.total_bads = int(labels.sum())
+        last = np.flatnonzero(np.append(np.diff(logits) != 0, True))
+        small = np.exp(-np.abs(logits))
+        pd = np.where(logits >= 0, 1.0, small) / (1.0 + small)
+        # every array below starts with the empty prefix
+        self.rows = np.concatenate(([0], last + 1))
+        self.bads = np.concatenate(([0], np.cumsum(labels)[last]))
+        self.pd = np.concatenate(([0.0], np.cumsum(pd)[last]))
+        self.score = np.concatenate(([scores[0]], np.maximum.accumulate(scores)[last]))
+        self.bad_share = self.bads / self.total_bads
+        self.good_share = (self.rows - self.bads) / (self.n - self.total_bads)
+        gaps = np.abs(self.bad_share - self.good_share)
+        self.widest = int(np.argmax(gaps))
+        self.ks = float(gaps[self.widest])
+        self.log_likelihood = -float(np.sum(np.logaddexp(0.0, np.where(labels == 1, -logits, logits))))
+        self.brier = float(np.mean((pd - labels) ** 2))
+
+    def metrics(self) -> Metrics:
+        auc = float(np.sum(np.diff(self.good_share) * (self.bad_share[1:] + self.bad_share[:-1]) / 2.0))
+        return Metrics(
+            n=self.n,
+            bads=self.total_bads,
+            auc=auc,
+            auc_error=_auc_error(auc, self.total_bads, self.n - self.total_bads),
+            ks=self.ks,
+            ks_share=float(self.rows[self.widest] / self.n),
+            ks_score=int(self.score[self.widest]),
+            mean_pd=float(self.pd[-1] / self.n),
+            log_likelihood=self.log_likelihood,
+            brier=self.brier,
+        )
+
+    def curve(self) -> tuple[CurvePoint, ...]:
+        """Points at least `max(1 % of the rows, 20)` rows apart, the one of the KS among them if it may be."""
+        gap = max(math.ceil(CURVE_SHARE * self.n), CURVE_ROWS)
+        anchor = int(self.rows[self.widest])
+        start = self.widest if gap <= anchor <= self.n - gap else 0
+        chosen = [start]
+        for index in range(start - 1, -1, -1):
+            if self.rows[chosen[0]] - self.rows[index] >= gap and (index == 0 or self.rows[index] >= gap):
+                chosen.insert(0, index)
+        for index in range(start + 1, self.rows.size):
+            left = self.n - self.rows[index]
+            if self.rows[index] - self.rows[chosen[-1]] >= gap and (left == 0 or left >= gap):
+                chosen.append(index)
+        if chosen[-1] != self.rows.size - 1:  # fewer rows than one gap
+            chosen.append(self.rows.size - 1)
+        return tuple(
+            CurvePoint(
+                float(self.rows[i] / self.n),
+                float(self.bad_share[i]),
+                float(self.good_share[i]),
+                int(self.score[i]) if i else None,
+            )
+            for i in chosen
+        )
+
+    def calibration(self) -> tuple[CalibrationRow, ...]:
+        """Tenths of the rows from the safest to the riskiest, joined until each has 5 goods and 5 bads."""
+        ends = [int(np.searchsorted(self.rows, round(tenth * self.n / 10))) for tenth in range(11)]
+        rows, bads = np.diff(self.rows[ends])[::-1], np.diff(self.bads[ends])[::-1]
+        pd = np.diff(self.pd[ends])[::-1]
+        return tuple(
+            CalibrationRow(b - a, int(rows[a:b].sum()), int(bads[a:b].sum()), float(pd[a:b].sum() / rows[a:b].sum()))
+            for a, b in _joined(bads, rows - bads, least=LEAST_COUNT)
+        )
+
+
+def _auc_error(auc: float, bads: int, goods: int) -> float:
+    """Standard error of an AUC. Source: Hanley and McNeil, Radiology 143 (1982), with their exponential estimates."""
+    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
+    variance = (auc * (1 - auc) + (bads - 1) * (q1 - auc**2) + (goods - 1) * (q2 - auc**2)) / (bads * goods)
+    return math.sqrt(max(variance, 0.0))
+
+
+def _joined(first: NDArray[Any], second: NDArray[Any], least: int) -> list[tuple[int, int]]:
+    """Neighbouring groups, joined from the left until each has `least` of both; what is left joins the last."""
+    groups: list[tuple[int, int]] = []
+    start = 0
+    for end in range(1, len(first) + 1):
+        if min(first[start:end].sum(), second[start:end].sum()) >= least:
+            groups.append((start, end))
+            start = end
+    if not groups:
+        return [(0, len(first))]
+    groups[-1] = (groups[-1][0], len(first))
+    return groups
+
+
+def _score_edges(scores: IntArray, bads: int, n: int) -> tuple[int, ...]:
+    """Edges of the score distribution: round numbers, at most 24 bins, fewer when bads are few; no thin tails."""
+    most = min(max(bads // 6, 6), 24)
+    low, high = (int(x) for x in np.quantile(scores, (0.005, 0.995), method="nearest"))
+    width = next((w for w in _WIDTHS if (high - low) // w + 2 <= most), _WIDTHS[-1])
+    edges = list(range(low // width * width, high // width * width + width + 1, width))
+    least = max(CURVE_ROWS, CURVE_SHARE * n)
+    while len(edges) > 2 and (scores < edges[1]).sum() < least:
+        del edges[0]
+    while len(edges) > 2 and (scores >= edges[-2]).sum() < least:
+        del edges[-1]
+    return tuple(edges)
+
+
+def _grades_json(train: Sequence[GradeRow], test: Sequence[GradeRow]) -> list[dict[str, Any]]:
+    columns = {}
+    for name, rows in (("train", train), ("test", test)):
+        counts = iter(blurred([row.bads for row in rows if row.n]))
+        bads = [next(counts) if row.n else 0 for row in rows]  # an empty grade hides nothing
+        if any(row.n and row.n - row.bads < LEAST_COUNT for row in rows):
+            bads = ["withheld" for _ in rows]  # a grade of bads alone: its size would be their number
+        columns[name] = [
+            {
+                "n": row.n if row.n == 0 or row.n >= LEAST_COUNT else f"<{LEAST_COUNT}",
+                "bads": count,
+                "bad_rate": round(row.bads / row.n, 4) if isinstance(count, int) and row.n else None,
+            }
+            for row, count in zip(rows, bads, strict=True)
+        ]
+    return [
+        {
+            "grade": row.grade,
+            "low": row.low,
+            "high": row.high,
+            "train": columns["train"][index],
+            "test": columns["test"][index],
+        }
+        for index, row in enumerate(train)
+    ]
+
+
+def _count_numbers(value: Any) -> int:
+    if isinstance(value, dict):
+        return sum(_count_numbers(item) for item in value.values())
+    if isinstance(value, list):
+        return sum(_count_numbers(item) for item in value)
+    return int(isinstance(value, int | float))
