@@ -463,9 +463,10 @@ class TrainingJob(Stages):
             if rules.cut_scores is not None
             else GradeTable.of_training_scores(totals.points[training], rules.grades, rules.cut_quantiles)
         )
-        validation: Validation = validate(label, totals.logits / LOGIT_UNITS, totals.points, training, grades)
+        logits = totals.logits / LOGIT_UNITS
+        validation: Validation = validate(label, logits, totals.points, training, grades)
         self._seat.folder.write_json("grades.json", grades.to_json())
-        model.write_scores(self._seat.folder, aligned.table.ids, totals.points, training)
+        model.write_scores(self._seat.folder, aligned.table.ids, totals.points, logits, training)
         joint = self.seconds["encrypt"] + self.seconds["bin"] + self.seconds["train"]
         document = report.shared_report(
             job=self._seat.agreement.job.job,

@@ -145,11 +145,17 @@ def write_statement(folder: Folder, statement: Statement) -> None:
     )
 
 
-def write_scores(folder: Folder, ids: Sequence[str], scores: IntArray, training: NDArray[np.bool_]) -> None:
-    """Score of each aligned row, at the label owner: id, score, sample."""
+def write_scores(
+    folder: Folder, ids: Sequence[str], scores: IntArray, logits: FloatArray, training: NDArray[np.bool_]
+) -> None:
+    """Score and probability of default of each aligned row, at the label owner: id, score, pd, sample.
+
+    Args: logits: of bad, as opened for validation (to 0.01), shape (n_rows,); the rest has that shape too.
+    """
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["id", "score", "sample"])
-    for name, score, train in zip(ids, scores.tolist(), training.tolist(), strict=True):
-        rows.writerow([name, score, "train" if train else "test"])
+    rows.writerow(["id", "score", "pd", "sample"])
+    risks = 1.0 / (1.0 + np.exp(-logits))
+    for name, score, risk, train in zip(ids, scores.tolist(), risks.tolist(), training.tolist(), strict=True):
+        rows.writerow([name, score, f"{risk:.6g}", "train" if train else "test"])
     folder.write("scores.csv", text.getvalue().encode())

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from party_agent.scorecard import Scaling
 from protocols.psi.identifiers import canonical_id
+from protocols.recipe import default_recipe_text, load_recipe
 
 pytestmark = [pytest.mark.consortium, pytest.mark.process]
 
@@ -65,7 +68,7 @@ class Simulated:
         return report
 
     def scores(self) -> pd.DataFrame:
-        """id, score, sample of every aligned row."""
+        """id, score, pd, sample of every aligned row."""
         return pd.read_csv(self.out / "bank" / "scores.csv", dtype={"id": str})
 
 
@@ -117,8 +120,18 @@ def test_the_scorecard_ranks_the_test_sample(simulated: Simulated, least: float)
     bank = pd.read_csv(simulated.files["bank"], dtype={"id": str})
     label = bank.assign(id=bank["id"].map(canonical_id)).drop_duplicates("id").set_index("id")["y"]
     sample = scores[scores["sample"] == "test"]
-    # Scores are whole points, logits are not: the two AUC differ by ties only.
-    assert _auc(-sample["score"], label.loc[sample.index]) == pytest.approx(test["auc"], abs=2e-3)
+    assert _auc(sample["pd"], label.loc[sample.index]) == pytest.approx(test["auc"], abs=5.1e-5)  # given to 4 decimals
+
+
+@BOTH
+def test_points_and_probability_of_default_are_two_scales_of_one_score(simulated: Simulated) -> None:
+    rules = load_recipe(default_recipe_text()).scorecard
+    scaling = Scaling(rules.pdo, rules.base_score, rules.base_odds)
+    scores = simulated.scores()
+    exact = scaling.offset - scaling.factor * np.log(scores["pd"] / (1 - scores["pd"]))
+    features = sum(feature["kept"] for part in simulated.report["features"].values() for feature in part)
+    # Each feature's points and the base are rounded, half a point each at most, and the logits to 0.01.
+    assert np.abs(scores["score"] - exact).max() <= (features + 1) / 2 + scaling.factor * 0.0051
 
 
 def _auc(risk: pd.Series, label: pd.Series) -> float:
