@@ -59,6 +59,7 @@ from party_agent.rest_client import RestClient
 from party_agent.scorecard import FeaturePoints, GradeTable, PointsTable, Scaling
 from party_agent.store import Folder
 from protocols import audit
+from protocols.audit_exchange import HeadNotice
 from protocols.binning import messages as binning
 from protocols.binning.prebins import FeatureKind, PreBinning
 from protocols.binning.table import BinnedFeature
@@ -759,6 +760,12 @@ def _audit_logs() -> Iterator[Target]:
         lambda data: audit.Receipt.decode(data).is_of(KEYS["bureau"].public_key(), identity),
         (receipt.encode(),),
     )
+
+    def notice(data: bytes) -> None:
+        HeadNotice.decode(data).verify("bureau", identity)
+
+    sent = HeadNotice.sign("bank", "bureau", 1_700_000_000_000, head, KEYS["bank"])
+    yield Target("audit-notice", notice, (sent.encode(),))
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
