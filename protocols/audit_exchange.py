@@ -78,13 +78,13 @@ class HeadNotice:
         if not isinstance(record, dict) or set(record) != {"head", "issued_ms", "owner", "receiver", "signature"}:
             raise _invalid()
         issued_ms = record["issued_ms"]
-        if type(issued_ms) is not int or not 0 <= issued_ms <= _LARGEST or _canonical(record) != data:
+        if type(issued_ms) is not int or not 0 <= issued_ms <= _LARGEST:
             raise _invalid()
         forms = {"head": None, "owner": _NAME, "receiver": _NAME, "signature": _HEX}
         for name, form in forms.items():
             if not isinstance(record[name], str) or (form is not None and not form.fullmatch(record[name])):
                 raise _invalid()
-        if not record["head"].isascii():
+        if not record["head"].isascii() or _canonical(record) != data:
             raise _invalid()
         head = Head.decode(record["head"].encode())
         return cls(record["owner"], record["receiver"], issued_ms, head, record["signature"])

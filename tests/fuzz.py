@@ -1169,6 +1169,7 @@ _SURROGATE_EVENT = (
 )
 _NO_NUMBER_HEAD = b'{"hash":"' + b"0" * 64 + b'","sequence":2,"signature":NaN}'
 _NO_NUMBER_RECEIPT = b'{"hash":"","head_signature":"","log":"","peer":"bank","sequence":NaN,"signature":""}'
+_NO_NUMBER_NOTICE = b'{"head":NaN,"issued_ms":1,"owner":"bank","receiver":"bureau","signature":"' + b"0" * 128 + b'"}'
 _DEEP_LIST = b"name = " + b"[" * 2000
 _DEEP_KEY = b"a." * 5000 + b"a = 1\n"
 _LONG_NUMBER = b"split_seed = " + b"9" * 5000
@@ -1180,6 +1181,7 @@ REGRESSIONS: dict[str, tuple[bytes, ...]] = {
     # ValueError: NaN is read and cannot be written
     "audit-head": (_NO_NUMBER_HEAD,),
     "audit-receipt": (_NO_NUMBER_RECEIPT,),
+    "audit-notice": (_NO_NUMBER_NOTICE,),
     # ValueError, RecursionError, and time and memory that grow with the square of a key's parts
     "recipe": (b"[model]\nl2 = " + b"9" * 5000, b"[model]\nl2 = 0x" + b"f" * 6000, _DEEP_KEY),
     "dictionary-toml": (
