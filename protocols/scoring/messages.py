@@ -102,11 +102,11 @@ class SharedReport(Message):
         """
         try:
             document = json.loads(self.document)
+            if not isinstance(document, dict) or _deeper_than(_MOST_LEVELS, document):
+                raise RemoteProtocolError("FRAME_REJECTED", "a message of a peer is malformed")
             json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
         except (ValueError, RecursionError) as error:
             raise RemoteProtocolError("FRAME_REJECTED", "a message of a peer is malformed") from error
-        if not isinstance(document, dict) or _levels(document) > _MOST_LEVELS:
-            raise RemoteProtocolError("FRAME_REJECTED", "a message of a peer is malformed")
         return document
 
     @classmethod
@@ -131,18 +131,17 @@ def _part(what: str, parts: bytes, masked: bool) -> Learned:
     return Learned(f"{what}, masked", count, Nature.MASKED) if masked else Learned(what, count)
 
 
-def _levels(document: object) -> int:
-    """How deeply tables and lists of a JSON document nest; found without recursion."""
-    count, level = 0, [document]
-    while level:
+def _deeper_than(levels: int, document: object) -> bool:
+    """Whether tables and lists of a JSON document nest more than so deeply; found without recursion."""
+    level = [document]
+    for _ in range(levels):
         level = [
             item
             for value in level
             if isinstance(value, dict | list)
             for item in (value.values() if isinstance(value, dict) else value)
         ]
-        count += 1
-    return count
+    return bool(level)
 
 
 def _numbers(value: object) -> int:
