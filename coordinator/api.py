@@ -55,7 +55,6 @@ _ANY_VERSION = frozenset({"/v1/health", "/v1/metrics", "/v1/openapi.json"})
 _STATUS = {
     "REQUEST_MALFORMED": 400,
     "TOKEN_MALFORMED": 400,
-    "MEMBER_UNKNOWN": 401,
     "SIGNATURE_INVALID": 401,
     "CLOCK_SKEW": 401,
     "REQUEST_REPLAYED": 401,
@@ -289,7 +288,7 @@ class Gate:
             body = await self._admit(scope, receive)
             await self._app(scope, _replay(body, receive), answer)
         except ConcordatError as error:
-            code = error.code
+            code = error.__cause__.code if isinstance(error.__cause__, ConcordatError) else error.code
             await _error(error)(scope, receive, answer)
         except Exception as error:  # its text may quote a request
             code = "INTERNAL_ERROR"

@@ -38,16 +38,9 @@ from coordinator.certificates import (
     days_left,
     write_private,
 )
-from coordinator.registry import (
-    Clock,
-    ContractRecord,
-    IssuedFacts,
-    JobRecord,
-    Registry,
-    check_schema,
-    migrate,
-    open_engine,
-)
+from coordinator.database import Clock, check_schema, migrate, open_engine
+from coordinator.member_register import IssuedFacts
+from coordinator.registry import ContractRecord, JobRecord, Registry
 from protocols.contract import SignedContract, SignedJob
 from protocols.contract_state import check_active
 from protocols.enrolment import (

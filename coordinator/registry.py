@@ -1,4 +1,4 @@
-"""The lab's memory: institutions, invitations, certificates, and signed documents on their way between institutions.
+"""The lab's memory: its members, and signed documents on their way between institutions.
 
 Every method is one transaction. Writers take turns, so that the numbers of the request queue appear in their order: an
 agent that has read up to a number has missed nothing below it. What is stored authorises nothing; agents check every
@@ -8,23 +8,13 @@ document themselves.
 from __future__ import annotations
 
 import hashlib
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from sqlalchemy import Connection, Engine, create_engine, delete, event, func, select, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+from coordinator.member_register import MemberRegister
 from coordinator.tables import (
     AgentRequest,
     CatalogueEntry,
@@ -32,19 +22,16 @@ from coordinator.tables import (
     HeadNotice,
     Institution,
     InstitutionState,
-    Invitation,
-    IssuedCertificate,
     JobReport,
     JobState,
     StoredContract,
     StoredEvent,
     StoredJob,
-    UsedNonce,
 )
-from protocols.audit import Event, Kind
+from protocols.audit import Kind
 from protocols.contract import SignedContract, SignedJob
 from protocols.contract_state import EventKind, SignedEvent
-from protocols.errors import ConcordatError, ContractViolationError, DataError, TransportError
+from protocols.errors import ContractViolationError, TransportError
 from protocols.roles import COORDINATOR
 
 MOST_REQUESTS = 100  # a page of the queue
@@ -54,24 +41,11 @@ MOST_NOTICES = 200  # heads and receipts of one institution for another; the old
 MOST_LISTED = 1_000  # jobs in one answer
 MOST_GOING_ON = 16  # jobs of one contract that have not ended
 ACCEPTED, REFUSED, FINISHED, FAILED = "accepted", "refused", "finished", "failed"  # stages that move a job
-_BUSY_MS = 10_000
-_WRITER_LOCK = 0x436F6E63  # of PostgreSQL's advisory locks
-
-Clock = Callable[[], float]
-Recorder = Callable[[Event], object]  # of the audit log
 _CONTRACT_EVENTS = {
     EventKind.SUSPEND: Kind.CONTRACT_SUSPENDED,
     EventKind.RESUME: Kind.CONTRACT_RESUMED,
     EventKind.REVOKE: Kind.CONTRACT_REVOKED,
 }
-
-
-@dataclass(frozen=True)
-class IssuedFacts:
-    """What the registry keeps of a certificate. serial: decimal digits; expires: Unix seconds."""
-
-    serial: str
-    expires: int
 
 
 @dataclass(frozen=True)
@@ -129,216 +103,8 @@ def document_hash(document: bytes) -> str:
     return hashlib.sha256(document).hexdigest()
 
 
-def open_engine(url: str) -> Engine:
-    """A database engine; SQLite in WAL mode, synced at every commit.
-
-    Raises: DataError: DATABASE_URL_INVALID.
-    """
-    try:
-        engine = create_engine(url, pool_pre_ping=True, hide_parameters=True, **_pool(url))
-    except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
-        raise DataError(
-            "DATABASE_URL_INVALID",
-            "the URL of the database cannot be used, or its driver is not installed",
-            "write postgresql+psycopg://user:password@host/database, and install concordat[postgres]",
-        ) from error
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _on_sqlite_connect)
-        event.listen(engine, "begin", _on_sqlite_begin)
-    return engine
-
-
-def migrate(engine: Engine) -> None:
-    """Bring the schema to the version of this program; does nothing if it is there."""
-    with translated(), engine.execution_options(write=True).begin() as connection:
-        config = _alembic()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-
-
-def check_schema(engine: Engine) -> None:
-    """Raise unless the schema is that of this program.
-
-    Raises: DataError: SCHEMA_OUTDATED, SCHEMA_UNKNOWN.
-    """
-    script = ScriptDirectory.from_config(_alembic())
-    with translated(), engine.connect() as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
-    if current == script.get_current_head():
-        return
-    if current is None or current in {revision.revision for revision in script.walk_revisions()}:
-        raise DataError(
-            "SCHEMA_OUTDATED", "the lab's database is of an older version", "back it up, then run `concordat upgrade`"
-        )
-    raise DataError(
-        "SCHEMA_UNKNOWN", "the lab's database is of a newer version than this program", "install the newer version"
-    )
-
-
-class Registry:
-    """Args: engine: of `open_engine`; clock: Unix seconds; record: of the lab's audit log, called when a change is
-    certain but for the disk, before it is made: what cannot be recorded is not done.
-    """
-
-    def __init__(self, engine: Engine, clock: Clock = time.time, record: Recorder = lambda event: None) -> None:
-        self.engine = engine
-        self._clock = clock
-        self._record_event = record
-        self._writer = threading.Lock()
-        self._listeners: list[Callable[[], None]] = []
-
-    def now(self) -> int:
-        """Unix seconds."""
-        return int(self._clock())
-
-    def on_change(self, listener: Callable[[], None]) -> None:
-        """Call `listener` after every change that this object made."""
-        self._listeners.append(listener)
-
-    def ping(self) -> None:
-        """Raise unless the database answers."""
-        with self._reading() as session:
-            session.execute(text("SELECT 1"))
-
-    # -- institutions
-
-    def invite(self, name: str, token_hash: str, expires: int) -> None:
-        """Keep a token's hash; an earlier unused token of the name is void from now on.
-
-        Raises: ContractViolationError: NAME_TAKEN, NAME_REVOKED.
-        """
-        with self._writing() as session:
-            self._check_name_free(session, name)
-            self._note(Kind.ADMINISTRATION, action="institution-invited", subject=name)
-            session.execute(delete(Invitation).where(Invitation.name == name, Invitation.used.is_(None)))
-            session.add(
-                Invitation(
-                    token_hash=token_hash, name=name, created=self.now(), expires=expires, used=None, used_for=None
-                )
-            )
-
-    def enrol(
-        self, token_hash: str, name: str, identity: str, statement_hash: str, issue: Callable[[], IssuedFacts]
-    ) -> None:
-        """Spend the token and enter the institution; `issue` signs its certificate once everything else is right.
-
-        The same statement again, as after an answer that was lost, is served again; another one is refused.
-        Raises: TransportError: TOKEN_UNKNOWN, TOKEN_EXPIRED, TOKEN_USED, TOKEN_OTHER_NAME.
-            ContractViolationError: NAME_TAKEN, NAME_REVOKED, IDENTITY_TAKEN.
-        """
-        now = self.now()
-        with self._writing() as session:
-            invitation = session.get(Invitation, token_hash)
-            if invitation is None:
-                raise _token("TOKEN_UNKNOWN", "the lab has not issued this token, or has issued a newer one")
-            if invitation.name != name:
-                raise _token("TOKEN_OTHER_NAME", "the token was issued to an institution of another name")
-            if now >= invitation.expires:
-                raise _token("TOKEN_EXPIRED", "the token has expired")
-            if invitation.used is not None:
-                if invitation.used_for != statement_hash:
-                    raise _token("TOKEN_USED", "the token has been used")
-                institution = session.get(Institution, name)
-                if institution is None or institution.state != InstitutionState.ACTIVE.value:
-                    raise _token("TOKEN_USED", "the token has been used")
-                facts = issue()
-                institution.serial, institution.certificate_expires = facts.serial, facts.expires
-            else:
-                self._check_name_free(session, name)
-                if session.scalar(select(Institution).where(Institution.identity == identity)) is not None:
-                    raise ContractViolationError(
-                        "IDENTITY_TAKEN", "another institution is enrolled with this identity key", "make a new one"
-                    )
-                self._note(Kind.ADMINISTRATION, action="institution-enrolled", subject=name, digest=_key_hash(identity))
-                facts = issue()
-                invitation.used, invitation.used_for = now, statement_hash
-                session.add(
-                    Institution(
-                        name=name,
-                        identity=identity,
-                        serial=facts.serial,
-                        certificate_expires=facts.expires,
-                        state=InstitutionState.ACTIVE.value,
-                        joined=now,
-                    )
-                )
-            self._add_certificate(session, name, facts)
-
-    def renew(self, name: str, issue: Callable[[], IssuedFacts]) -> None:
-        """Enter a new certificate of an active institution."""
-        with self._writing() as session:
-            institution = session.get(Institution, name)
-            if institution is None or institution.state != InstitutionState.ACTIVE.value:
-                raise member_revoked()
-            self._note(Kind.ADMINISTRATION, action="certificate-renewed", subject=name)
-            facts = issue()
-            institution.serial, institution.certificate_expires = facts.serial, facts.expires
-            self._add_certificate(session, name, facts)
-
-    def revoke(self, name: str) -> None:
-        """Shut an institution out, with all its certificates and tokens.
-
-        Raises: TransportError: MEMBER_UNKNOWN.
-        """
-        with self._writing() as session:
-            institution = session.get(Institution, name)
-            if institution is None:
-                raise TransportError(
-                    "MEMBER_UNKNOWN", "no enrolled institution has this name", "see `concordat members`"
-                )
-            self._note(Kind.ADMINISTRATION, action="institution-revoked", subject=name)
-            institution.state = InstitutionState.REVOKED.value
-            session.execute(delete(Invitation).where(Invitation.name == name, Invitation.used.is_(None)))
-            for item in session.scalars(select(IssuedCertificate).where(IssuedCertificate.name == name)):
-                item.revoked = item.revoked or self.now()
-
-    def institutions(self) -> list[Institution]:
-        """All, by name."""
-        with self._reading() as session:
-            return list(session.scalars(select(Institution).order_by(Institution.name)))
-
-    def is_active(self, name: str) -> bool:
-        """Whether an institution of this name is enrolled and not revoked."""
-        with self._reading() as session:
-            institution = session.get(Institution, name)
-            return institution is not None and institution.state == InstitutionState.ACTIVE.value
-
-    def identity_of(self, name: str) -> Ed25519PublicKey | None:
-        """The identity key of an active institution, or None.
-
-        Raises: TransportError: MEMBER_REVOKED.
-        """
-        with self._reading() as session:
-            institution = session.get(Institution, name)
-        if institution is None:
-            return None
-        if institution.state != InstitutionState.ACTIVE.value:
-            raise member_revoked()
-        return Ed25519PublicKey.from_public_bytes(bytes.fromhex(institution.identity))
-
-    def revoked_certificates(self) -> list[tuple[int, int]]:
-        """(serial number, Unix second) of every revoked certificate that has not expired."""
-        with self._reading() as session:
-            rows = session.scalars(
-                select(IssuedCertificate).where(
-                    IssuedCertificate.revoked.is_not(None), IssuedCertificate.expires > self.now()
-                )
-            )
-            return [(int(row.serial), row.revoked or 0) for row in rows]
-
-    def spend(self, name: str, nonce: str, expires: int) -> bool:
-        """See `protocols.signed_request.RequestNonces.spend`."""
-        key = f"{name}:{nonce}"
-        with self._writing(quiet=True) as session:
-            if session.get(UsedNonce, key) is not None:
-                return False
-            session.add(UsedNonce(nonce=key, expires=expires))
-        return True
-
-    def forget_nonces(self) -> None:
-        """Drop the nonces whose window is over."""
-        with self._writing(quiet=True) as session:
-            session.execute(delete(UsedNonce).where(UsedNonce.expires < self.now() - 60))
+class Registry(MemberRegister):
+    """Args: as of `coordinator.database.Transactions`."""
 
     # -- catalogue
 
@@ -742,117 +508,10 @@ class Registry:
             reports=tuple((item.party, item.stage, item.code, item.received) for item in reports),
         )
 
-    def _check_name_free(self, session: Session, name: str) -> None:
-        institution = session.get(Institution, name)
-        if institution is None:
-            return
-        if institution.state == InstitutionState.REVOKED.value:
-            raise ContractViolationError(
-                "NAME_REVOKED", "an institution of this name was revoked; its name is not given again", "choose another"
-            )
-        raise ContractViolationError("NAME_TAKEN", "an institution of this name is enrolled", "choose another name")
-
-    def _add_certificate(self, session: Session, name: str, facts: IssuedFacts) -> None:
-        session.add(
-            IssuedCertificate(serial=facts.serial, name=name, issued=self.now(), expires=facts.expires, revoked=None)
-        )
-
-    def _note(self, kind: Kind, **fields: int | str) -> None:
-        self._record_event(Event(kind, fields))
-
-    # -- transactions
-
-    @contextmanager
-    def _reading(self) -> Iterator[Session]:
-        with translated(), Session(self.engine, expire_on_commit=False) as session, session.begin():
-            yield session
-
-    @contextmanager
-    def _writing(self, *, quiet: bool = False) -> Iterator[Session]:
-        engine = self.engine.execution_options(write=True)
-        with translated(), self._writer, Session(engine, expire_on_commit=False) as session, session.begin():
-            if engine.dialect.name == "postgresql":
-                session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _WRITER_LOCK})
-            yield session
-        if not quiet:
-            for listener in self._listeners:
-                listener()
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Errors of the database as errors with a code; what the driver says stays out, it may quote values.
-
-    Raises: TransportError: DATABASE_UNAVAILABLE, DISK_FULL.
-    """
-    try:
-        yield
-    except ConcordatError:
-        raise
-    except DBAPIError as error:
-        origin = error.orig
-        if getattr(origin, "sqlite_errorname", "") == "SQLITE_FULL" or getattr(origin, "sqlstate", "") == "53100":
-            raise TransportError(
-                "DISK_FULL", "the disk of the lab's database is full; nothing was stored", "make room on the disk"
-            ) from None
-        raise _unavailable() from None
-    except SQLAlchemyError:
-        raise _unavailable() from None
-
 
 def contract_unknown() -> ContractViolationError:
     """There is no such contract for this institution."""
     return ContractViolationError("CONTRACT_UNKNOWN", "the lab has no such contract of this member", "compare the hash")
-
-
-def member_revoked() -> TransportError:
-    """The institution was shut out."""
-    return TransportError(
-        "MEMBER_REVOKED", "this institution's enrolment was revoked", "ask the operator of the lab for the reason"
-    )
-
-
-def _alembic() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    return config
-
-
-def _pool(url: str) -> dict[str, Any]:
-    if url.startswith("sqlite"):
-        return {}
-    pool: dict[str, Any] = {"pool_size": 10, "max_overflow": 10, "pool_timeout": 10}
-    if url.startswith("postgresql+psycopg"):  # a database that is gone is noticed in seconds, not by TCP in minutes
-        waits = {"connect_timeout": 5, "tcp_user_timeout": 15_000, "options": "-c statement_timeout=30000"}
-        pool["connect_args"] = waits
-    return pool
-
-
-def _on_sqlite_connect(connection: object, _record: object) -> None:
-    connection.isolation_level = None  # type: ignore[attr-defined]
-    cursor = connection.cursor()  # type: ignore[attr-defined]
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_MS}"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _on_sqlite_begin(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _key_hash(identity: str) -> str:
-    return hashlib.sha256(bytes.fromhex(identity)).hexdigest()
-
-
-def _token(code: str, sentence: str) -> TransportError:
-    return TransportError(code, sentence, "ask the lab's operator for a new token: `concordat invite NAME`")
-
-
-def _unavailable() -> TransportError:
-    return TransportError(
-        "DATABASE_UNAVAILABLE", "the lab's database does not answer", "start the database; the lab recovers by itself"
-    )
 
 
 def job_not_found() -> ContractViolationError:

@@ -1,7 +1,8 @@
 """The relay: passes frames between the parties of a job and reads nothing but their envelopes.
 
 One outbound bidirectional gRPC stream a process, mutual TLS, client certificates required. The sender on a frame must
-be the common name of the stream's certificate, and sender and receiver must both have a seat in the job. Payloads are
+be the common name of the stream's certificate, and sender and receiver must both have a seat in the job; whether that
+very certificate, by its serial number, may still be used is asked when a stream is opened (`Admit`). Payloads are
 encrypted end to end; they are neither logged nor stored, and wait in memory only, in bounded queues: a receiver that
 reads slowly slows its senders down.
 
@@ -12,12 +13,13 @@ every party, also one that joins later, is told that code.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc
+from cryptography import x509
 
 from coordinator.certificates import CertificateFiles
 from protocols.envelope import (
@@ -40,6 +42,13 @@ SERVICE, METHOD = "concordat.v1.Relay", "Frames"
 QUEUE_BYTES = 16 << 20
 MOST_STREAMS = 64
 KEEPALIVE_MS = 20_000
+CUT_S = 2.0  # a party that is shut out has so long to read why
+
+Admit = Callable[[str, int], None]  # name and serial number of a client certificate; raises TransportError to refuse
+
+
+def admit_all(name: str, serial: int) -> None:
+    """Every certificate of the authority: for one that lives as long as the relay and issues what is used only."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +65,20 @@ class Traffic:
 class _Job:
     names: frozenset[str]
     seats: dict[str, FrameQueue] = field(default_factory=dict)
+    certified: dict[str, Endpoint] = field(default_factory=dict)  # the seats that a certificate opened
     verdict: str | None = None
 
 
 class Endpoint:
     """The relay's end of one seat: frames for the party come out of `inbound`, frames of the party go into `put`."""
 
-    def __init__(self, relay: Relay, job: str, name: str, inbound: FrameQueue) -> None:
+    def __init__(self, relay: Relay, job: str, name: str, inbound: FrameQueue, serial: int | None = None) -> None:
         self.job = job
         self.name = name
         self.inbound = inbound
+        self.serial = serial
+        self.refusal: ConcordatError | None = None  # why the party was shut out
+        self.cut: Callable[[], object] = lambda: None  # breaks the stream
         self._relay = relay
 
     def put(self, frame: bytes) -> bool:
@@ -81,14 +94,18 @@ class Endpoint:
 
 
 class Relay:
-    """Args: certificates: of the server; jobs: the names that have a seat, by job; queue_bytes: kept per receiver."""
+    """Args: certificates: of the server; jobs: the names that have a seat, by job; queue_bytes: kept per receiver;
+    admit: asked at the opening of each stream.
+    """
 
     def __init__(
         self,
         certificates: CertificateFiles,
         jobs: Mapping[str, Collection[str]] | None = None,
         queue_bytes: int = QUEUE_BYTES,
+        admit: Admit = admit_all,
     ) -> None:
+        self.admit = admit
         self._certificates = certificates
         self._queue_bytes = queue_bytes
         self._jobs = {job: _Job(frozenset(names)) for job, names in (jobs or {}).items()}
@@ -173,9 +190,10 @@ class Relay:
 
     # -- seats
 
-    def attach(self, job: str, name: str) -> Endpoint:
-        """Give `name` its seat: for the dealer, in this process, and for each stream that arrives.
+    def attach(self, job: str, name: str, serial: int | None = None) -> Endpoint:
+        """Give `name` its seat: for the dealer, in this process, and for each stream that was admitted.
 
+        serial: of the stream's certificate; None in this process.
         Raises: TransportError: JOB_UNKNOWN: no such job, or not one of its parties; ALREADY_CONNECTED.
         """
         with self._lock:
@@ -192,10 +210,36 @@ class Relay:
             state.seats[name] = queue
             if state.verdict is not None:
                 self._tell(queue, job, name, Kind.ABORT, state.verdict, urgent=True)
-            return Endpoint(self, job, name, queue)
+            endpoint = Endpoint(self, job, name, queue, serial)
+            if serial is not None:
+                state.certified[name] = endpoint
+            return endpoint
+
+    def serials(self) -> frozenset[int]:
+        """Of the certificates that have a seat now."""
+        with self._lock:
+            return frozenset(seat.serial for seat in self._certified() if seat.serial is not None)
+
+    def shut_out(self, serials: Collection[int], why: ConcordatError) -> None:
+        """End every stream of these certificates, and its job for all, with the code of `why`."""
+        with self._lock:
+            found = [seat for seat in self._certified() if seat.serial in serials]
+            for seat in found:
+                seat.refusal = why
+                self._settle(seat.job, why.code)
+        for seat in found:
+            self.vacate(seat, lost=True)
+            cutting = threading.Timer(CUT_S, seat.cut)
+            cutting.daemon = True
+            cutting.start()
+
+    def _certified(self) -> list[Endpoint]:
+        return [seat for job in self._jobs.values() for seat in job.certified.values()]
 
     def route(self, seat: Endpoint, frame: bytes) -> bool:
         """Pass on one frame of `seat`; False when it took leave. See `Endpoint.put`."""
+        if seat.refusal is not None:
+            raise seat.refusal
         try:
             envelope = decode_frame(frame)
         except RemoteProtocolError as error:
@@ -224,10 +268,11 @@ class Relay:
     def vacate(self, seat: Endpoint, *, lost: bool) -> None:
         """Empty a seat and tell the others; a lost party ends the job."""
         with self._lock:
-            state = self._jobs[seat.job]
-            if state.seats.get(seat.name) is not seat.inbound:
+            state = self._jobs.get(seat.job)
+            if state is None or state.seats.get(seat.name) is not seat.inbound:
                 return
             del state.seats[seat.name]
+            state.certified.pop(seat.name, None)
             for other, queue in state.seats.items():
                 self._tell(queue, seat.job, other, Kind.LOST if lost else Kind.LEFT, seat.name, urgent=lost)
             if lost and state.verdict is None:
@@ -286,6 +331,7 @@ class _Stream:
         refusals: list[ConcordatError] = []
         try:
             seat = self._seat(requests, context)
+            seat.cut = context.cancel
             if not context.add_callback(seat.inbound.close):  # the stream is over already
                 seat.inbound.close()
             pump = threading.Thread(target=self._pump, args=(requests, seat, refusals), daemon=True)
@@ -294,21 +340,29 @@ class _Stream:
                 yield from seat.inbound
             finally:
                 seat.lose()
+            if seat.refusal is not None:
+                refusals.append(seat.refusal)
         except ConcordatError as error:
             refusals.append(error)
         if refusals:
             context.abort(grpc.StatusCode.PERMISSION_DENIED, refusals[0].code)
 
     def _seat(self, requests: Iterator[bytes], context: Any) -> Endpoint:
-        names = context.auth_context().get("x509_common_name", ())
+        shown = context.auth_context()
+        names, certificates = shown.get("x509_common_name", ()), shown.get("x509_pem_cert", ())
         name = names[0].decode("utf-8", "replace") if len(names) == 1 else ""
         try:
             first = decode_frame(next(requests, b""))
         except RemoteProtocolError as error:
             raise _refused() from error
-        if first.kind is not Kind.JOIN or first.sender != name or name == COORDINATOR:
+        if first.kind is not Kind.JOIN or first.sender != name or name == COORDINATOR or len(certificates) != 1:
             raise _refused()
-        return self._relay.attach(first.job, name)
+        try:
+            serial = x509.load_pem_x509_certificate(certificates[0]).serial_number
+        except ValueError as error:
+            raise _refused() from error
+        self._relay.admit(name, serial)
+        return self._relay.attach(first.job, name, serial)
 
     @staticmethod
     def _pump(requests: Iterator[bytes], seat: Endpoint, refusals: list[ConcordatError]) -> None:

@@ -24,8 +24,9 @@ from coordinator.certificates import CertificateFiles
 from coordinator.dealing import start_dealer
 from coordinator.front import Front
 from coordinator.lab import Lab
-from coordinator.registry import ACCEPTED, FAILED, FINISHED, REFUSED, JobRecord, member_revoked
-from coordinator.relay import Endpoint, Relay
+from coordinator.member_register import member_revoked
+from coordinator.registry import ACCEPTED, FAILED, FINISHED, REFUSED, JobRecord
+from coordinator.relay import Admit, Relay
 from coordinator.tables import JobState
 from protocols.contract import Contract
 from protocols.contract_state import ContractState, state_of
@@ -42,23 +43,12 @@ log = logging.getLogger(f"{_LOGGER}.lab")
 
 
 class LabRelay(Relay):
-    """The relay of a lab: a revoked institution gets no seat; a later attempt of a job takes the place of an earlier.
-
-    Args: is_active: whether an institution may connect; it may raise TransportError.
+    """The relay of a lab: each certificate is looked up in the register; a later attempt of a job takes the place of an
+    earlier.
     """
 
-    def __init__(self, certificates: CertificateFiles, is_active: Callable[[str], bool]) -> None:
-        super().__init__(certificates)
-        self._is_active = is_active
-
-    def attach(self, job: str, name: str) -> Endpoint:
-        """See `Relay.attach`.
-
-        Raises: TransportError: MEMBER_REVOKED, JOB_UNKNOWN, ALREADY_CONNECTED.
-        """
-        if name != COORDINATOR and not self._is_active(name):
-            raise member_revoked()
-        return super().attach(job, name)
+    def __init__(self, certificates: CertificateFiles, admit: Admit) -> None:
+        super().__init__(certificates, admit=admit)
 
     def open_job(self, job: str, names: Collection[str]) -> None:
         """Open a job to the parties in `names`; an ended attempt of the same job gives way.
@@ -98,7 +88,7 @@ class LabServer:
         self._interval_s = keeper_interval_s
         self._absence_s = absence_s
         certificates = lab.server_certificate()
-        self.relay = LabRelay(certificates, self.registry.is_active)
+        self.relay = LabRelay(certificates, self.registry.admit)
         self._notifier = Notifier()
         self._awake = threading.Event()
         self._stopping = threading.Event()
@@ -175,7 +165,12 @@ class LabServer:
         self._awake.set()
 
     def look(self) -> None:
-        """One look at every job that goes on. Raises: TransportError: DATABASE_UNAVAILABLE, DISK_FULL."""
+        """One look at every certificate in use and at every job that goes on.
+
+        Raises: TransportError: DATABASE_UNAVAILABLE, DISK_FULL.
+        """
+        if revoked := self.registry.revoked_among(self.relay.serials()):
+            self.relay.shut_out(revoked, member_revoked())
         going_on = self.registry.jobs_going_on()
         hashes = {record.hash for record in going_on}
         for job in [job for job, digest in list(self._opened.items()) if digest not in hashes]:

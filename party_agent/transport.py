@@ -38,6 +38,8 @@ _REFUSALS = {
     "JOB_UNKNOWN": "the relay has no such job for this party",
     "ALREADY_CONNECTED": "another process of this party has its seat in the job",
     "MEMBER_REVOKED": "the lab has shut this institution out",
+    "CERTIFICATE_SUPERSEDED": "a newer certificate of this institution has taken the place of this one",
+    "CERTIFICATE_UNKNOWN": "the lab's register has no such certificate of this institution",
     "DATABASE_UNAVAILABLE": "the lab's database does not answer",
     "SENDER_REFUSED": "the relay refused a frame that does not fit this party's certificate",
 }

@@ -35,6 +35,9 @@ _HEADER = re.compile(
     rf"v1 name=({_NAME}),time=(0|[1-9][0-9]{{0,11}}),nonce=([0-9a-f]{{32}}),signature=([0-9a-f]{{128}})"
 )
 _MAX_HEADER = 256
+_NOBODY = Ed25519PublicKey.from_public_bytes(  # RFC 8032, 7.1, test 1: verified against for a name that has no key
+    bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")
+)
 _LARGEST_TIME = 10**12 - 1
 
 
@@ -42,7 +45,10 @@ class RequestNonces(Protocol):
     """The server's list of the nonces it has seen; it must outlive a restart of the server."""
 
     def spend(self, name: str, nonce: str, expires: int) -> bool:
-        """Mark `nonce` of `name` as used before returning; False if it was. It may be forgotten after `expires`."""
+        """Mark `nonce` of `name` as used before returning; False if it was. It may be forgotten after `expires`.
+
+        Here, where the signature is known to be the member's, a server may also refuse a member that it has shut out.
+        """
 
 
 def sign_request(
@@ -74,26 +80,31 @@ def verify_request(
 ) -> str:
     """The name of the institution that signed this very request, now and for the first time.
 
+    Who cannot sign learns nothing of who is a member: a name that is none is answered as a wrong signature is, after a
+    verification that takes as long. What the server may log is the cause, MEMBER_UNKNOWN.
+
     Args:
         now: Unix seconds of the server. key_of: the pinned identity key of a member, None for a name that is none.
 
     Raises:
-        RemoteProtocolError: SIGNATURE_INVALID: not a signature of this member over this request; REQUEST_REPLAYED.
-        TransportError: MEMBER_UNKNOWN; CLOCK_SKEW: signed more than five minutes from `now`.
+        RemoteProtocolError: SIGNATURE_INVALID: not a signature of a member of this name over this request;
+            REQUEST_REPLAYED.
+        TransportError: CLOCK_SKEW: signed more than five minutes from `now`; what `nonces` raises.
     """
     match = _HEADER.fullmatch(header) if len(header) <= _MAX_HEADER else None
     if match is None or not _METHOD.fullmatch(method) or not _TARGET.fullmatch(target):
         raise _signature_invalid()
     name, time, nonce, signature = match.groups()
     key = key_of(name)
-    if key is None:
-        raise TransportError(
-            "MEMBER_UNKNOWN", "no enrolled institution has this name", "enrol first, or check the name in the settings"
-        )
     try:
-        key.verify(bytes.fromhex(signature), _signed_bytes(method, target, body, name, time, nonce))
+        (key or _NOBODY).verify(bytes.fromhex(signature), _signed_bytes(method, target, body, name, time, nonce))
+        cause: Exception | None = None
     except InvalidSignature as error:
-        raise _signature_invalid() from error
+        cause = error
+    if key is None:
+        cause = TransportError("MEMBER_UNKNOWN", "no enrolled institution has this name", "see `concordat members`")
+    if cause is not None:
+        raise _signature_invalid() from cause
     signed_at = int(time)
     if abs(now - signed_at) > CLOCK_SKEW_S:
         raise TransportError(
@@ -116,6 +127,6 @@ def _signed_bytes(method: str, target: str, body: bytes, name: str, time: str, n
 def _signature_invalid() -> RemoteProtocolError:
     return RemoteProtocolError(
         "SIGNATURE_INVALID",
-        "the request is not signed by the member it names, or it was altered on the way",
-        "compare the fingerprint of the identity key with the one the lab has enrolled",
+        "the request is not signed by a member of the name it gives, or it was altered on the way",
+        "check the name in the settings; compare the identity key's fingerprint with the one the lab has enrolled",
     )

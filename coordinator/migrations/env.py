@@ -1,4 +1,4 @@
-"""alembic's entry: runs the migrations on the connection that `coordinator.registry` hands over."""
+"""alembic's entry: runs the migrations on the connection that `coordinator.database` hands over."""
 
 from __future__ import annotations
 

@@ -266,11 +266,20 @@ def test_what_is_revoked_stays_out(lab: Lab, clock: Clock) -> None:
     first = x509.load_pem_x509_certificate(bank.enrol(lab, lab.invite("bank")).certificate.encode())
     second = x509.load_pem_x509_certificate(lab.renew("bank", bank.csr()).certificate.encode())
     assert first.serial_number != second.serial_number
+    lab.registry.admit("bank", second.serial_number)
+    assert code_of(lambda: lab.registry.admit("bank", first.serial_number)) == "CERTIFICATE_SUPERSEDED"
+    assert code_of(lambda: lab.registry.admit("bank", 7)) == "CERTIFICATE_UNKNOWN"
+    assert code_of(lambda: lab.registry.admit("bureau", second.serial_number)) == "CERTIFICATE_UNKNOWN"
+    serials = {first.serial_number, second.serial_number}
+    assert lab.registry.revoked_among(serials) == frozenset()
     lab.registry.revoke("bank")
+    assert lab.registry.revoked_among(serials | {7}) == serials
     assert not lab.registry.is_active("bank")
     assert code_of(lambda: lab.renew("bank", bank.csr())) == "MEMBER_REVOKED"
     assert code_of(lambda: lab.invite("bank")) == "NAME_REVOKED"
-    assert code_of(lambda: lab.registry.identity_of("bank")) == "MEMBER_REVOKED"
+    assert code_of(lambda: lab.registry.spend("bank", "00", 1)) == "MEMBER_REVOKED"
+    for certificate in (first, second):
+        assert code_of(lambda serial=certificate.serial_number: lab.registry.admit("bank", serial)) == "MEMBER_REVOKED"
     assert code_of(lambda: lab.registry.revoke("bureau")) == "MEMBER_UNKNOWN"
     listed = x509.load_pem_x509_crl(lab.authority.revocation_list(lab.registry.revoked_certificates(), lab.utc()))
     assert listed.is_signature_valid(lab.authority.certificate.public_key())

@@ -13,15 +13,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from coordinator.registry import (
-    ACCEPTED,
-    FAILED,
-    IssuedFacts,
-    Registry,
-    check_schema,
-    migrate,
-    open_engine,
-)
+from coordinator.database import check_schema, migrate, open_engine
+from coordinator.member_register import IssuedFacts
+from coordinator.registry import ACCEPTED, FAILED, Registry
 from coordinator.tables import Base, JobState
 from protocols.contract import Caps, Contract, JobDocument, JobKind, Member, SignedContract, SignedJob
 from protocols.contract_state import ContractEvent, EventKind

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import ssl
 import subprocess
@@ -243,6 +244,47 @@ def test_a_certificate_of_another_institution_cannot_take_a_seat_by_its_name(
 def test_a_renewed_certificate_gets_its_seat(lab: RunningLab, open_job: tuple[Contract, SignedJob]) -> None:
     renew(lab.root / "bureau")
     channel(lab, "bureau", *open_job).close()
+
+
+def kept_files(lab: RunningLab, name: str, to: Path) -> TlsFiles:
+    """The certificate and key that an institution has now, put aside."""
+    own = tls_files(lab.root / name)
+    return TlsFiles(own.ca, *(shutil.copy(path, to / path.name) for path in (own.certificate, own.key)))
+
+
+def test_a_superseded_certificate_gets_no_seat_though_it_has_not_expired(lab: RunningLab, tmp_path: Path) -> None:
+    job = submit(lab, "superseded")
+    former = kept_files(lab, "bureau", tmp_path)
+    renew(lab.root / "bureau")
+    assert code_of(lambda: channel(lab, "bureau", *job, former)) == "CERTIFICATE_SUPERSEDED"
+    channel(lab, "bureau", *job).close()
+
+
+def test_a_certificate_that_the_register_lacks_gets_no_seat(
+    lab: RunningLab, open_job: tuple[Contract, SignedJob], tmp_path: Path
+) -> None:
+    unregistered = forged(lab, tmp_path, "unregistered")
+    assert code_of(lambda: channel(lab, "bureau", *open_job, unregistered)) == "CERTIFICATE_UNKNOWN"
+    assert "bureau" not in lab.server.relay.present("open")
+
+
+def test_a_revocation_closes_open_streams_and_no_certificate_of_the_name_opens_another(tmp_path: Path) -> None:
+    with running_lab(tmp_path) as lab:
+        contract, signed = submit(lab, "shut-out")
+        (tmp_path / "former").mkdir()
+        former = kept_files(lab, "bureau", tmp_path / "former")
+        bureau = channel(lab, "bureau", contract, signed)
+        relay = lab.server.relay
+        assert {"bureau"} < relay.present("shut-out")
+        other_process = Lab.load(lab.lab.folder, time.time)
+        other_process.registry.revoke("bureau")
+        other_process.close()
+        assert until(lambda: "bureau" not in relay.present("shut-out"), 5.0)
+        assert relay.verdict("shut-out") == "MEMBER_REVOKED"
+        assert until(lambda: not bureau._reader.is_alive(), 5.0)  # the stream itself has ended
+        assert code_of(bureau.wait_for_peers) == "MEMBER_REVOKED"
+        bureau.close()
+        assert code_of(lambda: channel(lab, "bureau", contract, signed, former)) == "MEMBER_REVOKED"
 
 
 def test_a_revoked_institution_loses_its_job_and_gets_no_seat(tmp_path: Path) -> None:
