@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 MINUS = "\u2212"
 NBSP = "\u00a0"
@@ -24,6 +25,16 @@ def decimals(value: float | None, digits: int = 3) -> str:
 
 def percent(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f}{NBSP}%"
+
+
+def trial(test: Mapping[str, Any] | None) -> str:
+    """A test's statistic, freedom and p-value: 'χ² 7.90, 10 df, p 0.64', 'z 6.10, p < 0.0001'."""
+    if test is None:
+        return "–"
+    p = f"p{NBSP}<{NBSP}0.0001" if test["p"] < 1e-4 else f"p{NBSP}{test['p']:.2g}"
+    if test["freedom"] is None:
+        return f"z{NBSP}{decimals(test['statistic'], 2)}, {p}"
+    return f"χ²{NBSP}{decimals(test['statistic'], 2)}, {test['freedom']}{NBSP}df, {p}"
 
 
 def small(value: float) -> str:

@@ -237,6 +237,7 @@ def shared_report(
         "metrics": metrics,
         "curves": figures["curves"],
         "calibration": figures["calibration"],
+        "gains": figures["gains"],
         "distribution": figures["distribution"],
         "grades": figures["grades"],
         "grade_table": grades.to_json(),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from party_agent.figures import calibration_plot, distribution_plot, ks_plot, roc_plot
-from party_agent.notation import MINUS, bin_label, decimals, duration, list_of, percent, small, thousands
+from party_agent.notation import MINUS, bin_label, decimals, duration, list_of, percent, small, thousands, trial
 from party_agent.report_reading import reading_of
 from protocols.disclosure import Nature
 from protocols.errors import RemoteProtocolError
@@ -43,6 +43,7 @@ _STAGES = {  # in the order of the job
     "score": "score borrowers",
     "statement": "agree on this statement",
 }
+_SAMPLES = {"train": "Training", "test": "Test", "out_of_time": "Out of time"}
 _ALIAS = re.compile(r"(.*?)([0-9]+)")
 
 
@@ -149,7 +150,7 @@ def _shared_page(report: Mapping[str, Any]) -> str:
         report=report,
         names=[report["parties"]["label_owner"], *providers],
         test=test,
-        train=report["metrics"]["train"],
+        samples={name: words for name, words in _SAMPLES.items() if name in report["metrics"]},
         figure_rows=_figure_rows(report["metrics"]),
         opening=_opening(report),
         reading=reading_of(report),
@@ -231,16 +232,18 @@ def _opening(report: Mapping[str, Any]) -> str:
 def _cards(report: Mapping[str, Any]) -> list[dict[str, str]]:
     metrics = report["metrics"]
     train, test = metrics["train"], metrics["test"]
-    low, high = (test["auc"] + sign * 1.96 * test["auc_error"] for sign in (-1, 1))
+    low, high = test["auc_interval"]
     psi = metrics["psi"]
     reading = "stable" if psi < 0.1 else ("some shift" if psi <= 0.25 else "shifted")
+    late = f"; {metrics['psi_out_of_time']:.3f} to out of time" if "psi_out_of_time" in metrics else ""
+    others = f", {thousands(metrics['out_of_time']['n'])} out of time" if "out_of_time" in metrics else ""
     offered = sum(len(features) for features in report["features"].values())
     kept = sum(feature["kept"] for features in report["features"].values() for feature in features)
     return [
         {
             "name": "AUC",
             "value": f"{test['auc']:.3f}",
-            "note": f"95 % interval {max(low, 0):.3f} to {min(high, 1):.3f}; training {train['auc']:.3f}",
+            "note": f"95 % interval {low:.3f} to {high:.3f}; training {train['auc']:.3f}",
         },
         {
             "name": "KS",
@@ -248,17 +251,17 @@ def _cards(report: Mapping[str, Any]) -> list[dict[str, str]]:
             "note": f"at score {test['ks_score']}; training {train['ks']:.3f}",
         },
         {"name": "Gini", "value": f"{test['gini']:.3f}", "note": f"training {train['gini']:.3f}"},
-        {"name": "Score PSI", "value": f"{psi:.3f}", "note": f"{reading}, training to test"},
+        {"name": "Score PSI", "value": f"{psi:.3f}", "note": f"{reading}, training to test{late}"},
         {
             "name": "Borrowers",
             "value": thousands(report["alignment"]["rows"]),
-            "note": f"in common; {thousands(train['n'])} training, {thousands(test['n'])} test",
+            "note": f"in common; {thousands(train['n'])} training, {thousands(test['n'])} test{others}",
         },
         {"name": "Features", "value": str(kept), "note": f"kept, of {offered} offered"},
     ]
 
 
-def _figure_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
+def _figure_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     alone = metrics["baseline"] or {}
     kinds: list[tuple[str, str, Callable[[Any], str]]] = [
         ("Borrowers", "n", thousands),
@@ -266,20 +269,26 @@ def _figure_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
         ("Observed bad rate", "bad_rate", percent),
         ("Predicted bad rate", "mean_pd", percent),
         ("AUC", "auc", decimals),
+        ("95 % interval of the AUC", "auc_interval", _interval),
         ("KS", "ks", decimals),
+        ("95 % interval of the KS", "ks_interval", _interval),
         ("Gini", "gini", decimals),
         ("Log loss", "log_loss", functools.partial(decimals, digits=4)),
         ("Brier score", "brier", functools.partial(decimals, digits=4)),
+        ("Calibration test (Hosmer–Lemeshow)", "hosmer_lemeshow", trial),
     ]
     return [
         {
             "name": name,
-            "train": written(metrics["train"][key]),
-            "test": written(metrics["test"][key]),
+            "samples": [written(metrics[sample][key]) for sample in _SAMPLES if sample in metrics],
             "alone": written(alone[key]) if key in alone else "",
         }
         for name, key, written in kinds
     ]
+
+
+def _interval(ends: Sequence[float]) -> str:
+    return f"{ends[0]:.3f} to {ends[1]:.3f}"
 
 
 def _bad_rate(cell: Mapping[str, Any]) -> str:
@@ -444,7 +453,8 @@ def _parity(parity: Mapping[str, Any] | None) -> list[dict[str, str]] | None:
 
 
 def _worst_rate(report: Mapping[str, Any]) -> float:
-    rates = [row[sample]["bad_rate"] or 0.0 for row in report["grades"] for sample in ("train", "test")]
+    named = [sample for sample in _SAMPLES if sample in report["metrics"]]
+    rates = [row[sample]["bad_rate"] or 0.0 for row in report["grades"] for sample in named]
     return max(rates, default=0.0) or 1.0
 
 

@@ -113,6 +113,14 @@ def _cautions(report: Mapping[str, Any]) -> Iterable[str]:
             f"The predicted bad rate of the test sample, {percent(test['mean_pd'])}, is "
             f"{'above' if off > 0 else 'below'} the observed {percent(rate)} by more than chance."
         )
+    late, late_psi = report["metrics"].get("out_of_time"), report["metrics"].get("psi_out_of_time")
+    if late is not None and test["auc"] - late["auc"] > LARGE_GAP:
+        yield (
+            f"On {thousands(late['n'])} later borrowers, out of time, the AUC is {late['auc']:.3f}, against "
+            f"{test['auc']:.3f} on the test sample: expect the later figure."
+        )
+    if late_psi is not None and late_psi >= SHIFTED:
+        yield f"The scores of later borrowers differ from the training sample’s (PSI {late_psi:.2f})."
     if psi >= SHIFTED:
         yield f"The scores of the two samples differ (PSI {psi:.2f}; below {SHIFTED} is stable)."
 

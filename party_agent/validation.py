@@ -15,7 +15,7 @@ AUC, KS and the likelihood are computed from every row and then rounded to 4 dec
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from party_agent.scorecard import FloatArray, GradeTable, IntArray
+from party_agent.significance import Trial, auc_difference, auc_error, hosmer_lemeshow, interval, ks_error
 from protocols.errors import DataError
 
 LEAST_COUNT = 5  # a smaller count is not shown
@@ -43,6 +44,7 @@ class Metrics:
     auc: float
     auc_error: float
     ks: float
+    ks_error: float
     ks_share: float
     ks_score: int
     mean_pd: float
@@ -67,8 +69,10 @@ class Metrics:
             "bad_rate": round(self.bad_rate, 4),
             "auc": round(self.auc, 4),
             "auc_error": round(self.auc_error, 4),
+            "auc_interval": [round(end, 4) for end in interval(self.auc, self.auc_error)],
             "gini": round(self.gini, 4),
             "ks": round(self.ks, 4),
+            "ks_interval": [round(end, 4) for end in interval(self.ks, self.ks_error)],
             "ks_share": round(self.ks_share, 4),
             "ks_score": self.ks_score,
             "mean_pd": round(self.mean_pd, 4),
@@ -114,6 +118,31 @@ class CalibrationRow:
 
 
 @dataclass(frozen=True)
+class GainRow:
+    """The riskiest `rows` share of a sample holds `caught` of its bads, `lift` times as many as chance would."""
+
+    rows: float
+    caught: float
+    lift: float
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready, shares to 4 decimals, lift to 2."""
+        return {"rows": round(self.rows, 4), "caught": round(self.caught, 4), "lift": round(self.lift, 2)}
+
+
+def gains_of(calibration: Sequence[CalibrationRow]) -> tuple[GainRow, ...]:
+    """Cumulative gains and lift over the groups of the calibration table, the riskiest first: no count beyond theirs.
+
+    >>> [row.lift for row in gains_of((CalibrationRow(9, 900, 10, 0.01), CalibrationRow(1, 100, 10, 0.1)))]
+    [5.0, 1.0]
+    """
+    n, total = sum(row.n for row in calibration), sum(row.bads for row in calibration)
+    rows = np.cumsum([row.n for row in reversed(calibration)]) / n
+    caught = np.cumsum([row.bads for row in reversed(calibration)]) / total
+    return tuple(GainRow(float(r), float(c), float(c / r)) for r, c in zip(rows, caught, strict=True))
+
+
+@dataclass(frozen=True)
 class Distribution:
     """Goods and bads by score. Bin `i` holds scores in `[edges[i], edges[i+1])`; the outermost take all beyond."""
 
@@ -139,20 +168,26 @@ class GradeRow:
 
 @dataclass(frozen=True)
 class Sample:
-    """Everything about one sample, training or test."""
+    """Everything about one sample. `fit`: Hosmer-Lemeshow over the groups of `calibration`."""
 
     metrics: Metrics
     curve: tuple[CurvePoint, ...]
     calibration: tuple[CalibrationRow, ...]
+    fit: Trial | None
     distribution: Distribution
     grades: tuple[GradeRow, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures of `metrics` with the test of calibration."""
+        return self.metrics.to_json() | {"hosmer_lemeshow": None if self.fit is None else self.fit.to_json()}
 
 
 @dataclass(frozen=True)
 class Validation:
-    """The figures of one model, training beside test; `psi` is that of the score, training to test.
+    """The figures of one model on each of its samples.
 
-    test_labels, test_logits: of the test rows, shape (n_test,); they stay with the label owner, for `gain_error`.
+    psi: of the score, training to test; psi_late: training to out-of-time, where there is such a sample; test_labels,
+    test_logits: of the test rows, shape (n_test,); they stay with the label owner, for `gain_error`.
     """
 
     train: Sample
@@ -160,22 +195,32 @@ class Validation:
     psi: float
     test_labels: IntArray = field(repr=False, compare=False)
     test_logits: FloatArray = field(repr=False, compare=False)
+    late: Sample | None = None
+    psi_late: float | None = None
 
     def gain_error(self, other_logits: FloatArray) -> float | None:
         """Standard error of the difference of the test AUC to that of another model's logits of the same rows."""
         return auc_difference(self.test_labels, self.test_logits, other_logits)[1]
 
+    def samples(self) -> dict[str, Sample]:
+        """The samples by name: 'train', 'test', and 'out_of_time' where there is one."""
+        named = {"train": self.train, "test": self.test}
+        return named if self.late is None else named | {"out_of_time": self.late}
+
     def to_json(self) -> dict[str, Any]:
-        """What other parties may read: `metrics`, `curves`, `calibration`, `distribution`, `grades`."""
-        samples = (("train", self.train), ("test", self.test))
-        metrics: dict[str, Any] = {name: sample.metrics.to_json() for name, sample in samples}
+        """What other parties may read: `metrics`, `curves`, `calibration`, `gains`, `distribution`, `grades`."""
+        samples = self.samples()
+        metrics: dict[str, Any] = {name: sample.to_json() for name, sample in samples.items()}
         metrics["psi"] = round(self.psi, 4)
+        if self.psi_late is not None:
+            metrics["psi_out_of_time"] = round(self.psi_late, 4)
         return {
             "metrics": metrics,
-            "curves": {name: [point.to_json() for point in sample.curve] for name, sample in samples},
-            "calibration": {name: [row.to_json() for row in sample.calibration] for name, sample in samples},
-            "distribution": {name: sample.distribution.to_json() for name, sample in samples},
-            "grades": _grades_json(self.train.grades, self.test.grades),
+            "curves": {name: [point.to_json() for point in sample.curve] for name, sample in samples.items()},
+            "calibration": {name: [row.to_json() for row in sample.calibration] for name, sample in samples.items()},
+            "gains": {name: [row.to_json() for row in gains_of(x.calibration)] for name, x in samples.items()},
+            "distribution": {name: sample.distribution.to_json() for name, sample in samples.items()},
+            "grades": _grades_json({name: sample.grades for name, sample in samples.items()}),
         }
 
     def numbers(self) -> int:
@@ -184,36 +229,59 @@ class Validation:
 
 
 def validate(
-    labels: NDArray[Any], logits: FloatArray, scores: IntArray, is_training: NDArray[np.bool_], grades: GradeTable
+    labels: NDArray[Any],
+    logits: FloatArray,
+    scores: IntArray,
+    is_training: NDArray[np.bool_],
+    grades: GradeTable,
+    is_late: NDArray[np.bool_] | None = None,
 ) -> Validation:
-    """The figures of a model on its training and its test rows.
+    """The figures of a model on its training, its test and its out-of-time rows.
 
     Args: labels: 1 = bad, 0 = good; logits: of bad, opened to 0.01 (PROTOCOLS.md section 5); scores: integers, higher
-        is safer; is_training: True for training rows. All of shape (n_rows,).
+        is safer; is_training: True for training rows; is_late: True for out-of-time rows, of which none trains. All of
+        shape (n_rows,); a row that is neither is a test row.
     Raises: DataError: lengths that differ, labels other than 0 and 1, logits that are not finite, or a sample without
         goods or without bads.
     """
     labels, logits, scores = np.asarray(labels), np.asarray(logits, dtype=np.float64), np.asarray(scores)
     is_training = np.asarray(is_training)
-    if labels.ndim != 1 or not labels.shape == logits.shape == scores.shape == is_training.shape:
+    late = np.zeros(labels.shape, dtype=np.bool_) if is_late is None else np.asarray(is_late)
+    if labels.ndim != 1 or not labels.shape == logits.shape == scores.shape == is_training.shape == late.shape:
         raise DataError("VALIDATION_INVALID", "labels, logits and scores are not one per row")
-    if is_training.dtype != np.bool_ or not np.issubdtype(scores.dtype, np.integer):
+    if {is_training.dtype, late.dtype} != {np.dtype(np.bool_)} or not np.issubdtype(scores.dtype, np.integer):
         raise DataError("VALIDATION_INVALID", "scores are not integers, or the split is not a mask of rows")
-    if not np.all((labels == 0) | (labels == 1)) or not np.all(np.isfinite(logits)):
-        raise DataError("VALIDATION_INVALID", "a label is not 0 or 1, or a logit is not finite")
+    if not np.all((labels == 0) | (labels == 1)) or not np.all(np.isfinite(logits)) or (is_training & late).any():
+        raise DataError("VALIDATION_INVALID", "a label is not 0 or 1, a logit not finite, or a row in two samples")
     labels, scores = labels.astype(np.int64), scores.astype(np.int64)
-    for rows in (is_training, ~is_training):
-        if not 0 < labels[rows].sum() < rows.sum():
-            raise DataError("ONE_CLASS", "the training or the test rows have no goods or no bads", "use more rows")
-    test = ~is_training
+    test = ~is_training & ~late
+    check_classes(labels, is_training, late if is_late is not None else None)
     edges = _score_edges(scores, int(labels[test].sum()), int(test.sum()))
+
+    def sample(rows: NDArray[np.bool_], estimated: int) -> Sample:
+        return _sample(labels[rows], logits[rows], scores[rows], grades, edges, estimated)
+
     return Validation(
-        _sample(labels[is_training], logits[is_training], scores[is_training], grades, edges),
-        _sample(labels[test], logits[test], scores[test], grades, edges),
+        sample(is_training, 2),
+        sample(test, 0),
         population_stability(scores[is_training], scores[test]),
         labels[test],
         logits[test],
+        None if is_late is None else sample(late, 0),
+        None if is_late is None else population_stability(scores[is_training], scores[late]),
     )
+
+
+def check_classes(labels: IntArray, is_training: NDArray[np.bool_], is_late: NDArray[np.bool_] | None) -> None:
+    """Check that each sample has goods and bads, before a job costs anything.
+
+    Raises: DataError: ONE_CLASS.
+    """
+    late = np.zeros(labels.shape, dtype=np.bool_) if is_late is None else is_late
+    named = {"training": is_training, "test": ~is_training & ~late}
+    for name, rows in (named if is_late is None else named | {"out-of-time": late}).items():
+        if not 0 < labels[rows].sum() < rows.sum():
+            raise DataError("ONE_CLASS", f"the {name} rows have no goods or no bads", "use more rows, or other dates")
 
 
 def ranking_figures(labels: IntArray, logits: FloatArray) -> tuple[float, float]:
@@ -221,30 +289,6 @@ def ranking_figures(labels: IntArray, logits: FloatArray) -> tuple[float, float]
     order = np.argsort(-logits, kind="stable")
     metrics = _Ranking(labels[order], logits[order], np.zeros(len(labels), dtype=np.int64)).metrics()
     return metrics.auc, metrics.ks
-
-
-def auc_difference(labels: IntArray, first: FloatArray, second: FloatArray) -> tuple[float, float | None]:
-    """AUC of `first` minus AUC of `second` on the same rows, and its standard error; None with a single good or bad.
-
-    Args: labels: 1 = bad; first, second: logits of bad. All of shape (n_rows,).
-    Source: DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988).
-    """
-    by_bad, by_good = (a - b for a, b in zip(_placements(labels, first), _placements(labels, second), strict=True))
-    if min(by_bad.size, by_good.size) < 2:
-        return float(by_bad.mean()), None
-    variance = by_bad.var(ddof=1) / by_bad.size + by_good.var(ddof=1) / by_good.size
-    return float(by_bad.mean()), math.sqrt(variance)
-
-
-def _placements(labels: IntArray, logits: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Share of goods that each bad is riskier than, and share of bads that each good is safer than; ties half."""
-    bads, goods = logits[labels == 1], logits[labels == 0]
-
-    def share_below(values: FloatArray, others: FloatArray) -> FloatArray:
-        others = np.sort(others)
-        return (np.searchsorted(others, values, "left") + np.searchsorted(others, values, "right")) / (2 * others.size)
-
-    return share_below(bads, goods), 1.0 - share_below(goods, bads)
 
 
 def population_stability(expected: IntArray, actual: IntArray) -> float:
@@ -288,11 +332,17 @@ def _blur(count: int) -> str:
 
 
 def _sample(
-    labels: IntArray, logits: FloatArray, scores: IntArray, grades: GradeTable, edges: tuple[int, ...]
+    labels: IntArray,
+    logits: FloatArray,
+    scores: IntArray,
+    grades: GradeTable,
+    edges: tuple[int, ...],
+    estimated: int,
 ) -> Sample:
     order = np.argsort(-logits, kind="stable")  # riskiest first
     labels, logits, scores = labels[order], logits[order], scores[order]
     ranking = _Ranking(labels, logits, scores)
+    calibration = ranking.calibration()
     positions = grades.positions(scores)
     bin_of = np.searchsorted(np.array(edges[1:-1]), scores, side="right")
     bads_by_bin = np.bincount(bin_of, weights=labels, minlength=len(edges) - 1).astype(int)
@@ -300,7 +350,8 @@ def _sample(
     return Sample(
         ranking.metrics(),
         ranking.curve(),
-        ranking.calibration(),
+        calibration,
+        hosmer_lemeshow([(row.n, row.bads, row.mean_pd) for row in calibration], estimated),
         Distribution(edges, tuple((rows_by_bin - bads_by_bin).tolist()), tuple(bads_by_bin.tolist())),
         tuple(
             GradeRow(name, low, high, int((positions == index).sum()), int(labels[positions == index].sum()))
@@ -314,6 +365,7 @@ class _Ranking:
 
     def __init__(self, labels: IntArray, logits: FloatArray, scores: IntArray) -> None:
         self.n = labels.size
+        self.auc_error = auc_error(labels, logits)
         self.total_bads = int(labels.sum())
         last = np.flatnonzero(np.append(np.diff(logits) != 0, True))
         small = np.exp(-np.abs(logits))
@@ -337,8 +389,14 @@ class _Ranking:
             n=self.n,
             bads=self.total_bads,
             auc=auc,
-            auc_error=_auc_error(auc, self.total_bads, self.n - self.total_bads),
+            auc_error=self.auc_error,
             ks=self.ks,
+            ks_error=ks_error(
+                float(self.bad_share[self.widest]),
+                float(self.good_share[self.widest]),
+                self.total_bads,
+                self.n - self.total_bads,
+            ),
             ks_share=float(self.rows[self.widest] / self.n),
             ks_score=int(self.score[self.widest]),
             mean_pd=float(self.pd[-1] / self.n),
@@ -382,13 +440,6 @@ class _Ranking:
         )
 
 
-def _auc_error(auc: float, bads: int, goods: int) -> float:
-    """Standard error of an AUC. Source: Hanley and McNeil, Radiology 143 (1982), with their exponential estimates."""
-    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
-    variance = (auc * (1 - auc) + (bads - 1) * (q1 - auc**2) + (goods - 1) * (q2 - auc**2)) / (bads * goods)
-    return math.sqrt(max(variance, 0.0))
-
-
 def _joined(first: NDArray[Any], second: NDArray[Any], least: int) -> list[tuple[int, int]]:
     """Neighbouring groups, joined from the left until each has `least` of both; what is left joins the last."""
     groups: list[tuple[int, int]] = []
@@ -417,30 +468,26 @@ def _score_edges(scores: IntArray, bads: int, n: int) -> tuple[int, ...]:
     return tuple(edges)
 
 
-def _grades_json(train: Sequence[GradeRow], test: Sequence[GradeRow]) -> list[dict[str, Any]]:
-    columns = {}
-    for name, rows in (("train", train), ("test", test)):
-        counts = iter(blurred([row.bads for row in rows if row.n]))
-        bads = [next(counts) if row.n else 0 for row in rows]  # an empty grade hides nothing
-        if any(row.n and row.n - row.bads < LEAST_COUNT for row in rows):
-            bads = ["withheld" for _ in rows]  # a grade of bads alone: its size would be their number
-        columns[name] = [
-            {
-                "n": row.n if row.n == 0 or row.n >= LEAST_COUNT else f"<{LEAST_COUNT}",
-                "bads": count,
-                "bad_rate": round(row.bads / row.n, 4) if isinstance(count, int) and row.n else None,
-            }
-            for row, count in zip(rows, bads, strict=True)
-        ]
+def _grades_json(samples: Mapping[str, Sequence[GradeRow]]) -> list[dict[str, Any]]:
+    columns = {name: _grade_cells(rows) for name, rows in samples.items()}
+    return [
+        {"grade": row.grade, "low": row.low, "high": row.high} | {name: columns[name][index] for name in samples}
+        for index, row in enumerate(samples["train"])
+    ]
+
+
+def _grade_cells(rows: Sequence[GradeRow]) -> list[dict[str, Any]]:
+    counts = iter(blurred([row.bads for row in rows if row.n]))
+    bads = [next(counts) if row.n else 0 for row in rows]  # an empty grade hides nothing
+    if any(row.n and row.n - row.bads < LEAST_COUNT for row in rows):
+        bads = ["withheld" for _ in rows]  # a grade of bads alone: its size would be their number
     return [
         {
-            "grade": row.grade,
-            "low": row.low,
-            "high": row.high,
-            "train": columns["train"][index],
-            "test": columns["test"][index],
+            "n": row.n if row.n == 0 or row.n >= LEAST_COUNT else f"<{LEAST_COUNT}",
+            "bads": count,
+            "bad_rate": round(row.bads / row.n, 4) if isinstance(count, int) and row.n else None,
         }
-        for index, row in enumerate(train)
+        for row, count in zip(rows, bads, strict=True)
     ]
 
 

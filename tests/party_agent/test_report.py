@@ -13,7 +13,7 @@ import pytest
 from party_agent.notation import bin_label
 from party_agent.report import OwnFeature, statement_of
 from party_agent.report_page import render_party, render_shared
-from party_agent.validation import auc_difference
+from party_agent.significance import auc_difference
 from protocols.binning.prebins import FeatureKind, PreBinning
 from protocols.binning.table import BinnedFeature
 from tests.party_agent.html_page import Page
@@ -29,7 +29,7 @@ from tests.party_agent.made_up_job import (
 )
 
 KEYS = {
-    *("schema", "job", "finished", "parties", "alignment", "training", "metrics", "curves", "calibration"),
+    *("schema", "job", "finished", "parties", "alignment", "training", "metrics", "curves", "calibration", "gains"),
     *("distribution", "grades", "grade_table", "scaling", "features", "scorecard", "keys", "statement", "parity"),
     *("findings", "recipe", "versions", "reading"),
 }

@@ -19,8 +19,8 @@ from party_agent.validation import (
     GradeRow,
     Validation,
     _grades_json,
-    auc_difference,
     blurred,
+    gains_of,
     population_stability,
     validate,
 )
@@ -86,15 +86,6 @@ def test_the_ks_stands_where_the_classes_are_furthest_apart() -> None:
     gap = below[y == 1].mean() - below[y == 0].mean()
     assert gap == pytest.approx(metrics.ks, abs=0.01)  # a score is the logit rounded to a point
     assert metrics.ks_share == pytest.approx(below.mean(), abs=0.01)
-
-
-def test_the_standard_error_of_the_auc_is_hanley_and_mcneils() -> None:
-    metrics = RESULT.test.metrics
-    a, m, n = metrics.auc, metrics.bads, metrics.n - metrics.bads
-    q1, q2 = a / (2 - a), 2 * a * a / (1 + a)
-    assert metrics.auc_error == pytest.approx(
-        math.sqrt((a * (1 - a) + (m - 1) * (q1 - a * a) + (n - 1) * (q2 - a * a)) / (m * n))
-    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -220,19 +211,19 @@ def _grade(name: str, n: int, bads: int) -> GradeRow:
 
 def test_an_empty_grade_hides_nothing_and_helps_to_hide_nothing() -> None:
     rows = [_grade("A", 0, 0), _grade("B", 90, 3), _grade("C", 80, 30), _grade("D", 70, 40)]
-    cells = [row["test"] for row in _grades_json(rows, rows)]
+    cells = [row["test"] for row in _grades_json({"train": rows, "test": rows})]
     assert [cell["bads"] for cell in cells] == [0, "<5", "<50", 40]
     assert [cell["bad_rate"] for cell in cells] == [None, None, None, round(40 / 70, 4)]
 
 
 def test_a_grade_of_bads_alone_withholds_the_column() -> None:
     rows = [_grade("A", 90, 30), _grade("B", 40, 40)]
-    assert [row["train"]["bads"] for row in _grades_json(rows, rows)] == ["withheld", "withheld"]
+    assert [row["train"]["bads"] for row in _grades_json({"train": rows, "test": rows})] == ["withheld", "withheld"]
 
 
 def test_a_grade_with_fewer_than_five_borrowers_hides_their_number() -> None:
     rows = [_grade("A", 3, 0), _grade("B", 90, 20), _grade("C", 90, 30)]
-    assert [row["test"]["n"] for row in _grades_json(rows, rows)] == ["<5", 90, 90]
+    assert [row["test"]["n"] for row in _grades_json({"train": rows, "test": rows})] == ["<5", 90, 90]
 
 
 def test_no_count_below_five_is_in_the_shared_form() -> None:
@@ -253,7 +244,7 @@ def test_the_exact_figures_stay_with_the_label_owner() -> None:
 def test_the_shared_form_is_plain_json_of_four_decimals_and_counts_its_numbers() -> None:
     data = RESULT.to_json()
     assert json.loads(json.dumps(data, allow_nan=False)) == data
-    assert set(data) == {"metrics", "curves", "calibration", "distribution", "grades"}
+    assert set(data) == {"metrics", "curves", "gains", "calibration", "distribution", "grades"}
     assert data["metrics"]["test"]["auc"] == round(RESULT.test.metrics.auc, 4)
     text = json.dumps(data["curves"]["test"])
     assert RESULT.numbers() > 4 * text.count("rows")
@@ -277,31 +268,43 @@ def test_input_that_cannot_be_judged_is_refused(change: dict[str, Any], code: st
     assert caught.value.code == code
 
 
-def test_the_error_of_an_auc_difference_is_that_of_delong_written_out() -> None:
-    random = np.random.default_rng(4)
-    labels = (random.random(120) < 0.3).astype(np.int64)
-    first = np.round(labels + random.normal(0, 1.0, 120), 1)  # with ties
-    second = np.round(0.5 * first + random.normal(0, 1.0, 120), 1)
-    bads, goods = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
-
-    def wins(logits: np.ndarray) -> np.ndarray:
-        gap = logits[bads][:, None] - logits[goods][None, :]
-        return (gap > 0) + 0.5 * (gap == 0)
-
-    gap = wins(first) - wins(second)
-    variance = gap.mean(axis=1).var(ddof=1) / len(bads) + gap.mean(axis=0).var(ddof=1) / len(goods)
-    difference, error = auc_difference(labels, first, second)
-    assert difference == pytest.approx(roc_auc_score(labels, first) - roc_auc_score(labels, second), abs=1e-12)
-    assert error == pytest.approx(math.sqrt(variance), rel=1e-12)
-
-
-def test_the_difference_of_a_model_to_itself_is_zero_without_error_and_one_bad_gives_none() -> None:
-    labels, logits = np.array([0, 0, 1, 1]), np.array([0.1, 0.3, 0.2, 0.9])
-    assert auc_difference(labels, logits, logits) == (0.0, 0.0)
-    assert auc_difference(np.array([0, 0, 0, 1]), logits, -logits) == (1.0, None)
-
-
 def test_a_model_that_ranks_upside_down_is_reported_as_it_is() -> None:
     upside: Validation = validate(**{**MODEL, "logits": -MODEL["logits"]})
     assert upside.test.metrics.auc == pytest.approx(1 - RESULT.test.metrics.auc, abs=1e-12)
     assert upside.test.metrics.gini < 0
+
+
+def test_out_of_time_rows_are_a_sample_of_their_own() -> None:
+    random = np.random.default_rng(9)
+    late = ~MODEL["is_training"] & (random.random(MODEL["labels"].size) < 0.4)
+    result = validate(**MODEL, is_late=late)
+    assert result.late is not None
+    assert result.train.metrics == RESULT.train.metrics
+    assert (result.late.metrics.n, result.late.metrics.bads) == (late.sum(), MODEL["labels"][late].sum())
+    assert result.test.metrics.n == RESULT.test.metrics.n - late.sum()
+    assert result.late.metrics.auc == pytest.approx(roc_auc_score(MODEL["labels"][late], MODEL["logits"][late]))
+    assert result.psi_late == population_stability(MODEL["scores"][MODEL["is_training"]], MODEL["scores"][late])
+    shared = result.to_json()
+    assert {"train", "test", "out_of_time"} == shared["curves"].keys() == shared["gains"].keys()
+    assert shared["metrics"].keys() == {"train", "test", "out_of_time", "psi", "psi_out_of_time"}
+    assert all({"grade", "low", "high", "train", "test", "out_of_time"} == row.keys() for row in shared["grades"])
+
+
+def test_a_row_that_trains_is_never_out_of_time_and_a_late_sample_needs_both_classes() -> None:
+    with pytest.raises(DataError) as caught:
+        validate(**MODEL, is_late=MODEL["is_training"])
+    assert caught.value.code == "VALIDATION_INVALID"
+    late = ~MODEL["is_training"] & (MODEL["labels"] == 0)
+    with pytest.raises(DataError, match="test rows") as caught:
+        validate(**MODEL, is_late=late)
+    assert caught.value.code == "ONE_CLASS"
+
+
+def test_gains_and_lift_equal_the_sorted_sample() -> None:
+    y, z = _part("labels", False), _part("logits", False)
+    riskiest = y[np.argsort(-z, kind="stable")]
+    for row in gains_of(RESULT.test.calibration):
+        caught = riskiest[: round(row.rows * y.size)].sum() / y.sum()
+        assert row.caught == pytest.approx(caught, abs=1e-12)
+        assert row.lift == pytest.approx(caught / row.rows, abs=1e-9)
+    assert gains_of(RESULT.test.calibration)[-1].caught == 1.0
