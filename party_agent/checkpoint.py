@@ -37,10 +37,7 @@ class Checkpoints:
     def __init__(self, home: Folder, folder: Folder, job: str, context: bytes) -> None:
         self._path = folder.path / "checkpoints" / job
         self._context = context
-        path = home.path / _KEY_FILE
-        if not path.exists():
-            home.write(_KEY_FILE, os.urandom(32))
-        self._cipher = AESGCM(path.read_bytes())
+        self._cipher = AESGCM(home.key(_KEY_FILE))
 
     def save(self, stage: str, header: Mapping[str, Any], blobs: Blobs) -> None:
         """Write a stage's artefact, all or nothing."""

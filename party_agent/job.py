@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from party_agent import artefacts, baseline, model, report, report_page
 from party_agent.checkpoint import Blobs, Checkpoints
 from party_agent.dataset import Finding, Table
-from party_agent.label_account import LabelAccount
 from party_agent.model import OwnModel
 from party_agent.policy import Agreement
+from party_agent.row_account import FileRowAccount, Purse
 from party_agent.scorecard import GradeTable, PointsTable, Scaling
 from party_agent.store import FileSpentIndices, Folder, LedgerJournal, Log
 from party_agent.validation import Validation, validate
@@ -332,7 +332,7 @@ class TrainingJob(Stages):
                 label=training.label,
                 rows=rows,
                 recipe=self._recipe,
-                account=self._label_account(training),
+                account=self._account(Purse.LABELS, training),
             ).play()
         else:
             script = FeatureProvider(
@@ -351,9 +351,9 @@ class TrainingJob(Stages):
             artefacts.table_from,
         )
 
-    def _label_account(self, training: Table) -> LabelAccount:
+    def _account(self, purse: Purse, training: Table) -> FileRowAccount:
         job = self._seat.agreement.job
-        return LabelAccount(self._seat.home, f"{job.job}-{job.attempt}", training.ids)
+        return FileRowAccount(self._seat.home, purse, f"{job.job}-{job.attempt}", training.ids)
 
     def train(self, aligned: AlignedTable, bins: BinningTable, rows: RowMasks) -> Coefficients:
         """The joint fit."""
@@ -370,6 +370,7 @@ class TrainingJob(Stages):
             spent=self.spent,
             label=aligned.training.label,
             before=Spent(point.columns, point.gradients) if point else None,
+            account=self._account(Purse.GRADIENTS, aligned.training),
         ).play()
         return self.once(
             "train",

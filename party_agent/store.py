@@ -12,7 +12,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from protocols.disclosure import REPEATED, Line
 from protocols.errors import DataError
 from protocols.spent import index_spent
 
+_KEY_BYTES = 32
 _ASK_IT = "check the folder's permissions and the free space of its disk"
 
 
@@ -44,8 +45,22 @@ class Folder:
     def write(self, name: str, data: bytes) -> Path:
         """Write `data` to `name`, all or nothing."""
         target = self.path / name
-        # Daemon and commands of one institution may write one file at once: each has a part of its own.
-        part = target.with_name(f".{name}.{os.getpid()}-{threading.get_ident()}.part")
+        with self._part(name, data) as part:
+            part.replace(target)
+        return target
+
+    def key(self, name: str) -> bytes:
+        """32 random bytes of this agent's own, made when first asked for; processes that ask at once get the same."""
+        target = self.path / name
+        if not target.exists():
+            with self._part(name, os.urandom(_KEY_BYTES)) as part, contextlib.suppress(FileExistsError):
+                os.link(part, target)
+        return target.read_bytes()
+
+    @contextlib.contextmanager
+    def _part(self, name: str, data: bytes) -> Iterator[Path]:
+        """`data` on disk under a name of this process's and thread's own, which is gone afterwards."""
+        part = self.path / f".{name}.{os.getpid()}-{threading.get_ident()}.part"
         try:
             self.clear_parts(name)
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -53,12 +68,12 @@ class Folder:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            part.replace(target)
+            yield part
         except OSError as error:
+            raise _unusable() from error
+        finally:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
-            raise _unusable() from error
-        return target
 
     def clear_parts(self, name: str | None = None) -> None:
         """Remove what processes that were killed while they wrote `name`, or anything in here, left behind."""

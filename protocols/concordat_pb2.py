@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0f\x63oncordat.proto\x12\x0c\x63oncordat.v1\"\x1e\n\x08StageEnd\x12\x12\n\ntranscript\x18\x01 \x01(\x0c\"U\n\x0bResumePoint\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x11\n\tcompleted\x18\x02 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x03 \x01(\r\x12\x11\n\tgradients\x18\x04 \x01(\r\"\x1c\n\nBlindedIds\x12\x0e\n\x06points\x18\x01 \x01(\x0c\"\"\n\x10\x44oublyBlindedIds\x12\x0e\n\x06points\x18\x01 \x01(\x0c\"6\n\nCommonRows\x12\x11\n\tpositions\x18\x01 \x01(\x0c\x12\x15\n\rtraining_rows\x18\x02 \x01(\r\" \n\x0c\x46\x65\x61tureCount\x12\x10\n\x08\x66\x65\x61tures\x18\x01 \x01(\r\"+\n\tPublicKey\x12\x0f\n\x07modulus\x18\x01 \x01(\x0c\x12\r\n\x05proof\x18\x02 \x01(\x0c\"3\n\rEncryptedRows\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x13\n\x0b\x63iphertexts\x18\x02 \x01(\x0c\"q\n\x10PreBinnedFeature\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12\x14\n\x0cordered_bins\x18\x02 \x01(\r\x12\x0c\n\x04rows\x18\x03 \x03(\r\x12\x16\n\x0e\x65ncrypted_bads\x18\x04 \x01(\x0c\x12\x12\n\nmask_check\x18\x05 \x01(\x0c\";\n\x07PreBins\x12\x30\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32\x1e.concordat.v1.PreBinnedFeature\"H\n\x0bKeptFeature\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12\x11\n\tmerge_map\x18\x02 \x03(\r\x12\x0b\n\x03woe\x18\x03 \x03(\x11\x12\n\n\x02iv\x18\x04 \x01(\r\"V\n\x0cGateDecision\x12\x0c\n\x04\x62\x61\x64s\x18\x01 \x01(\r\x12\'\n\x04kept\x18\x02 \x03(\x0b\x32\x19.concordat.v1.KeptFeature\x12\x0f\n\x07\x64ropped\x18\x03 \x03(\t\"#\n\x10SelectedFeatures\x12\x0f\n\x07\x61liases\x18\x01 \x03(\t\"0\n\rPartyFeatures\x12\r\n\x05party\x18\x01 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x01(\r\":\n\nModelShape\x12,\n\x07parties\x18\x01 \x03(\x0b\x32\x1b.concordat.v1.PartyFeatures\"\x18\n\x08PairSeed\x12\x0c\n\x04seed\x18\x01 \x01(\x0c\"\x1c\n\x0cTrainingSize\x12\x0c\n\x04rows\x18\x01 \x01(\r\"\x1a\n\nDealerSeed\x12\x0c\n\x04seed\x18\x01 \x01(\x0c\"%\n\x0eMaskedProducts\x12\x13\n\x0b\x63iphertexts\x18\x01 \x01(\x0c\"3\n\x13PreconditionerTrace\x12\x0c\n\x04part\x18\x01 \x01(\x0c\x12\x0e\n\x06masked\x18\x02 \x01(\x08\"<\n\x0c\x42\x61tchRequest\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06period\x18\x02 \x01(\r\x12\r\n\x05\x65nded\x18\x03 \x01(\x08\"<\n\x0b\x43orrections\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06period\x18\x02 \x01(\r\x12\x0e\n\x06shares\x18\x03 \x01(\x0c\"+\n\nLogitRange\x12\r\n\x05parts\x18\x01 \x01(\x0c\x12\x0e\n\x06masked\x18\x02 \x01(\x08\"-\n\x0cMaskedLogits\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06values\x18\x02 \x01(\x0c\"/\n\x0eMaskedResidual\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06shares\x18\x02 \x01(\x0c\".\n\rGradientShare\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06shares\x18\x02 \x01(\x0c\"=\n\rInnerProducts\x12\r\n\x05index\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\x0c\x12\x0e\n\x06masked\x18\x03 \x01(\x08\"4\n\rMaskedBinSums\x12\x13\n\x0b\x63iphertexts\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63hecks\x18\x02 \x01(\x0c\"5\n\x07OpenBin\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0b\n\x03woe\x18\x02 \x01(\x11\x12\x0e\n\x06points\x18\x03 \x01(\x11\"O\n\x0bOpenFeature\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12#\n\x04\x62ins\x18\x03 \x03(\x0b\x32\x15.concordat.v1.OpenBin\"<\n\rOpenScorecard\x12+\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32\x19.concordat.v1.OpenFeature\">\n\x0cMaskedPoints\x12\x0f\n\x07request\x18\x01 \x01(\t\x12\r\n\x05parts\x18\x02 \x01(\x0c\x12\x0e\n\x06masked\x18\x03 \x01(\x08\"B\n\x10MaskedLogitParts\x12\x0f\n\x07request\x18\x01 \x01(\t\x12\r\n\x05parts\x18\x02 \x01(\x0c\x12\x0e\n\x06masked\x18\x03 \x01(\x08\" \n\x0cSharedReport\x12\x10\n\x08\x64ocument\x18\x01 \x01(\x0c\"i\n\rStatementLine\x12\n\n\x02to\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0c\n\x04what\x18\x04 \x01(\t\x12\x0e\n\x06nature\x18\x05 \x01(\t\x12\x0f\n\x07numbers\x18\x06 \x01(\x04\";\n\rStatementPart\x12*\n\x05lines\x18\x01 \x03(\x0b\x32\x1b.concordat.v1.StatementLine\"2\n\rStatementSeal\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0f\x63oncordat.proto\x12\x0c\x63oncordat.v1\"\x1e\n\x08StageEnd\x12\x12\n\ntranscript\x18\x01 \x01(\x0c\"U\n\x0bResumePoint\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x11\n\tcompleted\x18\x02 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x03 \x01(\r\x12\x11\n\tgradients\x18\x04 \x01(\r\"\x1c\n\nBlindedIds\x12\x0e\n\x06points\x18\x01 \x01(\x0c\"\"\n\x10\x44oublyBlindedIds\x12\x0e\n\x06points\x18\x01 \x01(\x0c\"6\n\nCommonRows\x12\x11\n\tpositions\x18\x01 \x01(\x0c\x12\x15\n\rtraining_rows\x18\x02 \x01(\r\" \n\x0c\x46\x65\x61tureCount\x12\x10\n\x08\x66\x65\x61tures\x18\x01 \x01(\r\"+\n\tPublicKey\x12\x0f\n\x07modulus\x18\x01 \x01(\x0c\x12\r\n\x05proof\x18\x02 \x01(\x0c\"3\n\rEncryptedRows\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x13\n\x0b\x63iphertexts\x18\x02 \x01(\x0c\"q\n\x10PreBinnedFeature\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12\x14\n\x0cordered_bins\x18\x02 \x01(\r\x12\x0c\n\x04rows\x18\x03 \x03(\r\x12\x16\n\x0e\x65ncrypted_bads\x18\x04 \x01(\x0c\x12\x12\n\nmask_check\x18\x05 \x01(\x0c\";\n\x07PreBins\x12\x30\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32\x1e.concordat.v1.PreBinnedFeature\"H\n\x0bKeptFeature\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12\x11\n\tmerge_map\x18\x02 \x03(\r\x12\x0b\n\x03woe\x18\x03 \x03(\x11\x12\n\n\x02iv\x18\x04 \x01(\r\"V\n\x0cGateDecision\x12\x0c\n\x04\x62\x61\x64s\x18\x01 \x01(\r\x12\'\n\x04kept\x18\x02 \x03(\x0b\x32\x19.concordat.v1.KeptFeature\x12\x0f\n\x07\x64ropped\x18\x03 \x03(\t\"#\n\x10SelectedFeatures\x12\x0f\n\x07\x61liases\x18\x01 \x03(\t\"0\n\rPartyFeatures\x12\r\n\x05party\x18\x01 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x01(\r\":\n\nModelShape\x12,\n\x07parties\x18\x01 \x03(\x0b\x32\x1b.concordat.v1.PartyFeatures\"\x18\n\x08PairSeed\x12\x0c\n\x04seed\x18\x01 \x01(\x0c\"\x1c\n\x0cTrainingSize\x12\x0c\n\x04rows\x18\x01 \x01(\r\"\x1a\n\nDealerSeed\x12\x0c\n\x04seed\x18\x01 \x01(\x0c\"%\n\x0eMaskedProducts\x12\x13\n\x0b\x63iphertexts\x18\x01 \x01(\x0c\"#\n\x0eGradientsSpent\x12\x11\n\tgradients\x18\x01 \x01(\r\"3\n\x13PreconditionerTrace\x12\x0c\n\x04part\x18\x01 \x01(\x0c\x12\x0e\n\x06masked\x18\x02 \x01(\x08\"<\n\x0c\x42\x61tchRequest\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06period\x18\x02 \x01(\r\x12\r\n\x05\x65nded\x18\x03 \x01(\x08\"<\n\x0b\x43orrections\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06period\x18\x02 \x01(\r\x12\x0e\n\x06shares\x18\x03 \x01(\x0c\"+\n\nLogitRange\x12\r\n\x05parts\x18\x01 \x01(\x0c\x12\x0e\n\x06masked\x18\x02 \x01(\x08\"-\n\x0cMaskedLogits\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06values\x18\x02 \x01(\x0c\"/\n\x0eMaskedResidual\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06shares\x18\x02 \x01(\x0c\".\n\rGradientShare\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06shares\x18\x02 \x01(\x0c\"=\n\rInnerProducts\x12\r\n\x05index\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\x0c\x12\x0e\n\x06masked\x18\x03 \x01(\x08\"4\n\rMaskedBinSums\x12\x13\n\x0b\x63iphertexts\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63hecks\x18\x02 \x01(\x0c\"5\n\x07OpenBin\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0b\n\x03woe\x18\x02 \x01(\x11\x12\x0e\n\x06points\x18\x03 \x01(\x11\"O\n\x0bOpenFeature\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12#\n\x04\x62ins\x18\x03 \x03(\x0b\x32\x15.concordat.v1.OpenBin\"<\n\rOpenScorecard\x12+\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32\x19.concordat.v1.OpenFeature\">\n\x0cMaskedPoints\x12\x0f\n\x07request\x18\x01 \x01(\t\x12\r\n\x05parts\x18\x02 \x01(\x0c\x12\x0e\n\x06masked\x18\x03 \x01(\x08\"B\n\x10MaskedLogitParts\x12\x0f\n\x07request\x18\x01 \x01(\t\x12\r\n\x05parts\x18\x02 \x01(\x0c\x12\x0e\n\x06masked\x18\x03 \x01(\x08\" \n\x0cSharedReport\x12\x10\n\x08\x64ocument\x18\x01 \x01(\x0c\"i\n\rStatementLine\x12\n\n\x02to\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0c\n\x04what\x18\x04 \x01(\t\x12\x0e\n\x06nature\x18\x05 \x01(\t\x12\x0f\n\x07numbers\x18\x06 \x01(\x04\";\n\rStatementPart\x12*\n\x05lines\x18\x01 \x03(\x0b\x32\x1b.concordat.v1.StatementLine\"2\n\rStatementSeal\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -69,40 +69,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DEALERSEED']._serialized_end=973
   _globals['_MASKEDPRODUCTS']._serialized_start=975
   _globals['_MASKEDPRODUCTS']._serialized_end=1012
-  _globals['_PRECONDITIONERTRACE']._serialized_start=1014
-  _globals['_PRECONDITIONERTRACE']._serialized_end=1065
-  _globals['_BATCHREQUEST']._serialized_start=1067
-  _globals['_BATCHREQUEST']._serialized_end=1127
-  _globals['_CORRECTIONS']._serialized_start=1129
-  _globals['_CORRECTIONS']._serialized_end=1189
-  _globals['_LOGITRANGE']._serialized_start=1191
-  _globals['_LOGITRANGE']._serialized_end=1234
-  _globals['_MASKEDLOGITS']._serialized_start=1236
-  _globals['_MASKEDLOGITS']._serialized_end=1281
-  _globals['_MASKEDRESIDUAL']._serialized_start=1283
-  _globals['_MASKEDRESIDUAL']._serialized_end=1330
-  _globals['_GRADIENTSHARE']._serialized_start=1332
-  _globals['_GRADIENTSHARE']._serialized_end=1378
-  _globals['_INNERPRODUCTS']._serialized_start=1380
-  _globals['_INNERPRODUCTS']._serialized_end=1441
-  _globals['_MASKEDBINSUMS']._serialized_start=1443
-  _globals['_MASKEDBINSUMS']._serialized_end=1495
-  _globals['_OPENBIN']._serialized_start=1497
-  _globals['_OPENBIN']._serialized_end=1550
-  _globals['_OPENFEATURE']._serialized_start=1552
-  _globals['_OPENFEATURE']._serialized_end=1631
-  _globals['_OPENSCORECARD']._serialized_start=1633
-  _globals['_OPENSCORECARD']._serialized_end=1693
-  _globals['_MASKEDPOINTS']._serialized_start=1695
-  _globals['_MASKEDPOINTS']._serialized_end=1757
-  _globals['_MASKEDLOGITPARTS']._serialized_start=1759
-  _globals['_MASKEDLOGITPARTS']._serialized_end=1825
-  _globals['_SHAREDREPORT']._serialized_start=1827
-  _globals['_SHAREDREPORT']._serialized_end=1859
-  _globals['_STATEMENTLINE']._serialized_start=1861
-  _globals['_STATEMENTLINE']._serialized_end=1966
-  _globals['_STATEMENTPART']._serialized_start=1968
-  _globals['_STATEMENTPART']._serialized_end=2027
-  _globals['_STATEMENTSEAL']._serialized_start=2029
-  _globals['_STATEMENTSEAL']._serialized_end=2079
+  _globals['_GRADIENTSSPENT']._serialized_start=1014
+  _globals['_GRADIENTSSPENT']._serialized_end=1049
+  _globals['_PRECONDITIONERTRACE']._serialized_start=1051
+  _globals['_PRECONDITIONERTRACE']._serialized_end=1102
+  _globals['_BATCHREQUEST']._serialized_start=1104
+  _globals['_BATCHREQUEST']._serialized_end=1164
+  _globals['_CORRECTIONS']._serialized_start=1166
+  _globals['_CORRECTIONS']._serialized_end=1226
+  _globals['_LOGITRANGE']._serialized_start=1228
+  _globals['_LOGITRANGE']._serialized_end=1271
+  _globals['_MASKEDLOGITS']._serialized_start=1273
+  _globals['_MASKEDLOGITS']._serialized_end=1318
+  _globals['_MASKEDRESIDUAL']._serialized_start=1320
+  _globals['_MASKEDRESIDUAL']._serialized_end=1367
+  _globals['_GRADIENTSHARE']._serialized_start=1369
+  _globals['_GRADIENTSHARE']._serialized_end=1415
+  _globals['_INNERPRODUCTS']._serialized_start=1417
+  _globals['_INNERPRODUCTS']._serialized_end=1478
+  _globals['_MASKEDBINSUMS']._serialized_start=1480
+  _globals['_MASKEDBINSUMS']._serialized_end=1532
+  _globals['_OPENBIN']._serialized_start=1534
+  _globals['_OPENBIN']._serialized_end=1587
+  _globals['_OPENFEATURE']._serialized_start=1589
+  _globals['_OPENFEATURE']._serialized_end=1668
+  _globals['_OPENSCORECARD']._serialized_start=1670
+  _globals['_OPENSCORECARD']._serialized_end=1730
+  _globals['_MASKEDPOINTS']._serialized_start=1732
+  _globals['_MASKEDPOINTS']._serialized_end=1794
+  _globals['_MASKEDLOGITPARTS']._serialized_start=1796
+  _globals['_MASKEDLOGITPARTS']._serialized_end=1862
+  _globals['_SHAREDREPORT']._serialized_start=1864
+  _globals['_SHAREDREPORT']._serialized_end=1896
+  _globals['_STATEMENTLINE']._serialized_start=1898
+  _globals['_STATEMENTLINE']._serialized_end=2003
+  _globals['_STATEMENTPART']._serialized_start=2005
+  _globals['_STATEMENTPART']._serialized_end=2064
+  _globals['_STATEMENTSEAL']._serialized_start=2066
+  _globals['_STATEMENTSEAL']._serialized_end=2116
 # @@protoc_insertion_point(module_scope)

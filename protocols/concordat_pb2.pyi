@@ -152,6 +152,12 @@ class MaskedProducts(_message.Message):
     ciphertexts: bytes
     def __init__(self, ciphertexts: _Optional[bytes] = ...) -> None: ...
 
+class GradientsSpent(_message.Message):
+    __slots__ = ("gradients",)
+    GRADIENTS_FIELD_NUMBER: _ClassVar[int]
+    gradients: int
+    def __init__(self, gradients: _Optional[int] = ...) -> None: ...
+
 class PreconditionerTrace(_message.Message):
     __slots__ = ("part", "masked")
     PART_FIELD_NUMBER: _ClassVar[int]

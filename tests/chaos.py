@@ -12,6 +12,7 @@ labels have paid for. The data is in files, so that a point takes seconds.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -123,7 +124,8 @@ class ChaosLab:
 
     def request(self) -> str:
         """Ask for a job with nothing spent on its rows; its name."""
-        shutil.rmtree(self.folder("bank") / "label-account", ignore_errors=True)
+        for name, account in itertools.product(INSTITUTIONS, ("label-account", "gradient-account")):
+            shutil.rmtree(self.folder(name) / account, ignore_errors=True)
         recipe = str(self.root / "recipe.toml")
         answer = self.command("bank", "jobs", "request", self.digest, "--recipe", recipe)
         if not answer.get("ok"):

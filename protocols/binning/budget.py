@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from protocols.binning.merging import CHI_SQUARE_5_PERCENT, merge
 from protocols.binning.prebins import IntArray
 from protocols.binning.weight_of_evidence import EmptyBinError, information_value, iv_units
-from protocols.errors import DataError, LabelLeakageError, SmallIntersectionError, check_failed
+from protocols.errors import DataError, LabelLeakageError, PrivacyError, SmallIntersectionError, check_failed
 
 LABEL_BUDGET_SHARE = 1 / 8
 LEAST_ROWS = 1000
@@ -107,6 +107,21 @@ def check_gradient_budget(n: int, features_per_party: Sequence[int]) -> int:
     return budget
 
 
+def check_gradients_left(budget: int, spent: int) -> int:
+    """What earlier jobs and attempts on the same rows left of the gradient budget, if it is enough to train with.
+
+    Raises: PrivacyError: fewer than 15 gradients.
+    """
+    left = budget - spent
+    if left < LEAST_GRADIENTS:
+        raise PrivacyError(
+            "GRADIENT_BUDGET",
+            f"the training rows allow {budget} gradients, {spent} are spent, and training needs {LEAST_GRADIENTS}",
+            "train on rows that earlier jobs did not use, or with more rows or fewer features",
+        )
+    return left
+
+
 def check_rows(n: int, features_total: int) -> None:
     """Guard before any key is made.
 
@@ -119,27 +134,6 @@ def check_rows(n: int, features_total: int) -> None:
             f"{n} training rows in common are below the {needed} that {features_total} features need",
             "bring more rows in common or fewer features",
         )
-
-
-class LabelAccount(Protocol):
-    """What the training rows' labels have paid for already; durable at the label owner's agent."""
-
-    def spent(self) -> float:
-        """F of all earlier answers on rows that this job shares."""
-
-    def charge(self, cost: float) -> None:
-        """Enter F of an answer, before it is sent."""
-
-
-class NoLabelAccount:
-    """For rows that no answer was ever given on: tests, and single runs in one process."""
-
-    def spent(self) -> float:
-        """Nothing."""
-        return 0.0
-
-    def charge(self, cost: float) -> None:
-        """Keep nothing."""
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,6 @@ import numpy as np
 from protocols.binning.budget import (
     Candidate,
     Choice,
-    LabelAccount,
-    NoLabelAccount,
     assess,
     choose_features,
     label_budget,
@@ -42,6 +40,7 @@ from protocols.messages import require
 from protocols.paillier import KeyPair, ciphertext_bytes, from_bytes
 from protocols.recipe import Recipe
 from protocols.roles import Parties
+from protocols.row_account import NoRowAccount, RowAccount
 from protocols.rows.encryption import RowMasks
 from protocols.session import Progress, Script, receive_each, send
 
@@ -76,7 +75,7 @@ class LabelOwner:
         label: IntArray,
         rows: RowMasks,
         recipe: Recipe,
-        account: LabelAccount | None = None,
+        account: RowAccount | None = None,
     ) -> None:
         if rows.own_key is None or rows.masks is None:
             raise LocalProtocolError("ROLE_INVALID", "the label owner brings the key of its encrypted rows")
@@ -91,7 +90,7 @@ class LabelOwner:
         self._layout = rows.layout
         self._key: KeyPair = rows.own_key
         self._recipe = recipe
-        self._account: LabelAccount = account or NoLabelAccount()
+        self._account: RowAccount = account or NoRowAccount()
         masks = rows.layout.ring.to_integers(rows.masks[0], signed=False)
         self._first_column_sum = sum(masks)
         self._counted: dict[str, _Counted] = {}

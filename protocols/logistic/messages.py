@@ -76,6 +76,20 @@ class MaskedBinSums(Message):
 
 
 @dataclass(frozen=True)
+class GradientsSpent(Message):
+    """How many gradients the sender's agent knows to be opened on its training rows; no more than G."""
+
+    gradients: int
+
+    def learned(self) -> tuple[Learned, ...]:
+        return (Learned("gradients that earlier jobs opened on the sender's training rows", 1),)
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return 16
+
+
+@dataclass(frozen=True)
 class PreconditionerTrace(Message):
     """tr(M_P) of one party, 128 bits at 2^64; under masks that cancel in the sum with three or more parties."""
 
@@ -210,6 +224,7 @@ STEPS = (
     Step("offline 0", Role.LABEL_OWNER, TrainingSize, to=Role.COORDINATOR),
     Step("offline 0", Role.COORDINATOR, DealerSeed, to=Role.PARTY),
     Step("offline 0", Role.PARTY, PairSeed, to=Role.PARTY, optional=True),
+    Step("0", Role.PARTY, GradientsSpent, to=Role.PARTY),
     Step("0", Role.PARTY, PreconditionerTrace, to=Role.PARTY),
     Step("pass 1", Role.LABEL_OWNER, EncryptedRows, to=Role.PROVIDER, loop="pass/rows"),
     Step("pass 1", Role.CO_HOLDER, EncryptedRows, to=Role.PARTY, loop="pass/rows"),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.binning.budget import check_gradient_budget
+from protocols.binning.budget import check_gradient_budget, check_gradients_left
 from protocols.binning.table import BinningTable
 from protocols.disclosure import Learned
 from protocols.errors import LocalProtocolError, ModelError
@@ -36,6 +36,7 @@ from protocols.logistic.messages import (
     Corrections,
     DealerSeed,
     GradientShare,
+    GradientsSpent,
     InnerProducts,
     LogitRange,
     MaskedLogits,
@@ -49,6 +50,7 @@ from protocols.logistic.sine_series import HALF_RANGE, NARROW, WIDE, phase_bits
 from protocols.messages import require
 from protocols.pair_masks import PairMasks, agree_on_masks
 from protocols.roles import COORDINATOR, Parties
+from protocols.row_account import NoRowAccount, RowAccount
 from protocols.rows.encryption import RowMasks
 from protocols.session import Opened, Progress, Script, receive, receive_each, send
 from protocols.sharing import SEED_BYTES, Entropy, uniform_below
@@ -101,7 +103,8 @@ class TrainingParty:
     """One party in the fit.
 
     Args: table: own bins; rows: what the encryption of the rows left; label: 0/1 per training row, at the label owner;
-        before: what earlier attempts at this job used up.
+        before: what earlier attempts at this job, and earlier fits in it, used up; account: the gradients that own
+        training rows have been in, of every job, attempt and fit.
     """
 
     def __init__(
@@ -116,11 +119,13 @@ class TrainingParty:
         spent: SpentIndices,
         label: IntArray | None = None,
         before: Spent | None = None,
+        account: RowAccount | None = None,
     ) -> None:
         self._name = name
         self._parties = parties
         self._rules = rules
         self._before = before or Spent()
+        self._account: RowAccount = account or NoRowAccount()
         self._layout = rows.layout
         self._ring = rows.layout.ring
         self._entropy = entropy
@@ -129,7 +134,8 @@ class TrainingParty:
         self._is_holder = name in parties.share_holders
         self._leads = name == parties.label_owner
         self._design = self._own_design(table)
-        self._budget = self._gradient_budget(table)
+        self._rows_budget = check_gradient_budget(table.rows, list(table.shape.values()))
+        self._budget = 0  # known when the parties have told each other what is spent
         self._offline = OfflineProducts(
             name, parties, table=table, rows=rows, design_bins=self._own_bins(table), entropy=entropy
         )
@@ -146,6 +152,7 @@ class TrainingParty:
         self._masks: PairMasks = yield from agree_on_masks(
             self._name, self._parties.all, self._entropy, self._spent, summed_by_members=True
         )
+        yield from self._agree_on_budget()
         yield from self._check_trace()
         yield from self._offline.first_pass(self._before.columns)
         norm = math.inf
@@ -185,11 +192,6 @@ class TrainingParty:
             bins.insert(0, (np.zeros(table.rows, dtype=np.int64), np.array([1 << FEATURE_BITS])))
         return bins
 
-    def _gradient_budget(self, table: BinningTable) -> int:
-        budget = check_gradient_budget(table.rows, list(table.shape.values()))
-        most = budget if self._rules.max_gradients is None else self._rules.max_gradients
-        return max(min(budget, most) - self._before.gradients, 0)
-
     def _own_block(self, rate: float) -> Block:
         x = self._design / (1 << FEATURE_BITS)
         penalty = np.full(x.shape[1], self._rules.l2)
@@ -214,6 +216,31 @@ class TrainingParty:
     def _dismiss_dealer(self) -> Script[None]:
         if self._leads:
             yield from send(COORDINATOR, BatchRequest(self._batch, 0, ended=True))
+
+    def _agree_on_budget(self) -> Script[None]:
+        """What is left at the party whose rows have been in most gradients, and within this job's own cap.
+
+        Raises: PrivacyError: GRADIENT_BUDGET.
+        """
+        spent = min(max(int(self._account.spent()), self._before.gradients), self._rows_budget)
+        yield from send(self._others, GradientsSpent(spent))
+        answers = yield from receive_each(self._others, GradientsSpent)
+        for answer in answers.values():
+            require(answer.gradients <= self._rows_budget)
+            spent = max(spent, answer.gradients)
+        left = check_gradients_left(self._rows_budget, spent)
+        cap = self._rules.max_gradients
+        self._budget = left if cap is None else max(min(left, cap - self._before.gradients), 0)
+
+    def _pay(self) -> None:
+        """One gradient, before anything of it is sent; a job on the same rows may have paid since this one began.
+
+        Raises: PrivacyError: GRADIENT_BUDGET.
+        """
+        self._account.charge(1)
+        spent = int(self._account.spent())
+        if spent > self._rows_budget:
+            check_gradients_left(self._rows_budget, spent)
 
     def _check_trace(self) -> Script[None]:
         """sum_P tr(M_P) <= 50: above it the directions are mostly noise (PROTOCOLS.md section 3, step 5)."""
@@ -257,6 +284,7 @@ class TrainingParty:
         """Steps 1 to 4: this party's block of X^T (sigma(z) - y) + lambda w."""
         batch = self._batch
         self._batch += 1
+        self._pay()
         column = self._offline.next_column()
         self._spent.spend("batch", batch)
         self._spent.spend(FIRST_PASS_COLUMN if column < self._layout.slots else FURTHER_COLUMN, column)

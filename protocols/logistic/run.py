@@ -13,6 +13,7 @@ from protocols.logistic.messages import STEPS
 from protocols.logistic.party import Coefficients, FitRules, TrainingParty
 from protocols.messages import Bounds
 from protocols.roles import COORDINATOR, Parties
+from protocols.row_account import RowAccount
 from protocols.rows.encryption import RowMasks
 from protocols.session import MemoryNetwork, Script, Session, play_all
 from protocols.sharing import Entropy
@@ -30,6 +31,7 @@ def run(
     entropy: Entropy,
     bounds: Bounds,
     *,
+    accounts: Mapping[str, RowAccount] | None = None,
     ledgers: Mapping[str, Ledger] | None = None,
     network: MemoryNetwork | None = None,
 ) -> dict[str, Coefficients]:
@@ -44,6 +46,7 @@ def run(
             entropy=entropy,
             spent=MemorySpentIndices(),
             label=label if party == parties.label_owner else None,
+            account=accounts[party] if accounts else None,
         ).play()
         for party in parties.all
     }

@@ -242,9 +242,8 @@ def test_a_spent_gradient_budget_ends_the_job_alike_on_all_parties_and_names_the
 
 
 def test_the_gradient_budget_follows_from_rows_and_features(job_of: Callable[[int], Job]) -> None:
-    stages = Stages(job_of(1).stages.data, rules=FitRules(max_gradients=10_000))
-    roles = stages.training_roles(job_of(1).rows, job_of(1).tables)
-    assert {roles[name]._budget for name in stages.parties.all} == {1200 // (4 * 4)}
+    fit = refit(job_of(1), "whole budget", max_gradients=10_000).fit
+    assert {one.budget for one in fit.values()} == {1200 // (4 * 4)}
 
 
 def test_fewer_than_15_gradients_are_refused_before_training(job_of: Callable[[int], Job]) -> None:

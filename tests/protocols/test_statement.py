@@ -19,6 +19,7 @@ from protocols.logistic.messages import (
     Corrections,
     DealerSeed,
     GradientShare,
+    GradientsSpent,
     InnerProducts,
     LogitRange,
     MaskedBinSums,
@@ -113,6 +114,9 @@ READABLE: dict[type[Message], Callable[[Any], list[Account]]] = {
     MaskedLogits: lambda m: [Account("partial logits under a fresh uniform mask", "masked", len(m.values) // 4)],
     MaskedResidual: lambda m: [Account("share of the residual under a fresh uniform mask", "masked", 1)],
     GradientShare: lambda m: [Account("halves of own gradient block", "masked", 1)],
+    GradientsSpent: lambda m: [
+        Account("gradients that earlier jobs opened on the sender's training rows", "opened", 1)
+    ],
     PreconditionerTrace: lambda m: masked_or_not("trace of the peer's preconditioner", 1, m.masked),
     LogitRange: lambda m: masked_or_not("least and greatest partial logit of the peer, in integers", 2, m.masked),
     InnerProducts: lambda m: masked_or_not(
