@@ -28,6 +28,7 @@ SMALLEST_KEY_BITS = 2048
 SMALLEST_BIN_FLOOR = 50
 LARGEST_LABEL_SHARE = (1, 8)  # F <= n h(p) / 8, PROTOCOLS.md section 2
 CLOCK_SKEW_S = 300
+LONGEST_JOB_S = 7 * 86_400  # from a job document's issue to its expiry: so long its nonce matters, and no longer
 MAX_DOCUMENT_BYTES = 1 << 20
 NONCE_BYTES = 16
 MEMBER_ROLES = (Role.LABEL_OWNER, Role.PROVIDER, Role.COORDINATOR)
@@ -431,7 +432,8 @@ class SignedJob:
         """The document, if the label owner of `contract` (itself verified) asked for it now and for the first time.
 
         Raises: ContractViolationError: JOB_OTHER_CONTRACT, JOB_SIGNATURE_INVALID, CONTRACT_NOT_YET_VALID,
-            CONTRACT_EXPIRED, JOB_NOT_YET_VALID (more than five minutes ahead of this clock), JOB_EXPIRED, JOB_REPLAYED.
+            CONTRACT_EXPIRED, JOB_LIFETIME (over `LONGEST_JOB_S`), JOB_NOT_YET_VALID (more than five minutes ahead of
+            this clock), JOB_EXPIRED, JOB_REPLAYED.
         """
         document = self.document
         if document.contract_hash != contract.hash().hex():
@@ -439,6 +441,10 @@ class SignedJob:
         owner = contract.member(contract.parties.label_owner)
         _verify(owner.key(), self.signature, _JOB_DOMAIN + document.canonical(), "JOB_SIGNATURE_INVALID", "a job")
         contract.check_valid(now)
+        if document.expires - document.issued > LONGEST_JOB_S:
+            raise ContractViolationError(
+                "JOB_LIFETIME", "the job document is to be good for more than seven days", _ASK_OWNER
+            )
         if document.issued > now + CLOCK_SKEW_S:
             raise ContractViolationError(
                 "JOB_NOT_YET_VALID", "the job was issued in the future", "compare the clocks of the parties"

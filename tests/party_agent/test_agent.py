@@ -288,6 +288,18 @@ def test_an_old_job_is_refused(world: World) -> None:
     world.refuses(job, "JOB_EXPIRED")
 
 
+@pytest.mark.parametrize("ahead", [0, 300])
+def test_a_job_that_would_be_good_for_more_than_seven_days_is_refused(world: World, ahead: int) -> None:
+    issued = int(world.now) + ahead
+    world.refuses(world.job(world.contract(), issued=issued, expires=issued + 7 * 86_400 + 1), "JOB_LIFETIME")
+
+
+def test_a_job_that_is_good_for_seven_days_is_accepted(world: World) -> None:
+    issued = int(world.now)
+    world.deliver(world.job(world.contract(), issued=issued, expires=issued + 7 * 86_400))
+    assert world.state() is JobState.ACCEPTED
+
+
 def test_a_job_from_a_clock_that_is_more_than_five_minutes_ahead_is_refused(world: World) -> None:
     now = int(world.now)
     contract = world.contract()
