@@ -12,28 +12,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from sqlalchemy import URL, BigInteger, Column, Engine, String, Table, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from party_agent.store import Folder
-from party_agent.tables import metadata
+from party_agent.tables import SCHEMA
 from protocols.enrolment import check_name, is_address
 from protocols.errors import ConcordatError, DataError
 from protocols.toml_document import parse_toml
 
 SETTINGS_FILE = "agent.toml"
 _BUSY_MS = 10_000
-
-# One row a member of the lab. identity: as the lab last told it; pinned: as it was compared out of band, or NULL.
-peers = Table(
-    "peers",
-    metadata,
-    Column("name", String(32), primary_key=True),
-    Column("identity", String(64), nullable=False),
-    Column("pinned", String(64)),
-    Column("pinned_at", BigInteger),
-    Column("enrolment", String(16), nullable=False),
-)
+_MIGRATION_LOCK = 0x436F6E64  # of PostgreSQL's advisory locks
 
 
 class DatabaseReference(BaseModel):
@@ -87,9 +77,9 @@ def write_settings(folder: Path, settings: AgentSettings) -> None:
 
 
 def open_store(folder: Path, environment: Mapping[str, str] | None = None) -> Engine:
-    """The agent's database, with every table of `party_agent.tables.metadata` and of this module.
+    """The agent's database, its schema that of this program.
 
-    Raises: what `read_settings` raises; DataError: DATABASE_URL_INVALID, STORE_UNAVAILABLE.
+    Raises: what `read_settings` raises; DataError: DATABASE_URL_INVALID, STORE_UNAVAILABLE, SCHEMA_UNKNOWN.
     """
     url = _url(folder, read_settings(folder).database, os.environ if environment is None else environment)
     try:
@@ -99,8 +89,60 @@ def open_store(folder: Path, environment: Mapping[str, str] | None = None) -> En
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _on_sqlite_connect)
     with store_errors():
-        metadata.create_all(engine)
+        migrate(engine)
     return engine
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the schema to this program's version, one process at a time; does nothing if it is there.
+
+    Raises: DataError: SCHEMA_UNKNOWN: the database is of a newer program. sqlalchemy.exc.SQLAlchemyError.
+    """
+    with engine.connect() as connection:
+        if _revision(connection) == SCHEMA:
+            return
+    from alembic import command  # takes longer to load than most commands take: only when there is something to do
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    with _alone(engine) as connection:
+        current = _revision(connection)
+        if current is not None and current not in known:
+            raise DataError(
+                "SCHEMA_UNKNOWN",
+                "the agent's database is of a newer version than this program",
+                "install the newer version",
+            )
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+@contextmanager
+def _alone(engine: Engine) -> Iterator[Connection]:
+    """A transaction in which no other process changes the schema."""
+    if engine.dialect.name != "sqlite":
+        with engine.begin() as connection:
+            if engine.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            yield connection
+        return
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # the driver itself begins no transaction for a change of schema
+        try:
+            yield connection
+        except BaseException:
+            connection.exec_driver_sql("ROLLBACK")
+            raise
+        connection.exec_driver_sql("COMMIT")
 
 
 @contextmanager

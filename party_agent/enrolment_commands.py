@@ -1,4 +1,4 @@
-"""`concordat-party init, join, renew, peers, peers verify`: an institution's keys and whom it knows."""
+"""`concordat-party init, join, renew, upgrade, peers, peers verify`: an institution's keys and whom it knows."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
-from party_agent.agent_store import DatabaseReference, read_settings
+from party_agent.agent_store import DatabaseReference, open_store, read_settings
 from party_agent.enrolment import certificate_status, create_institution, join, lab_client, renew
 from party_agent.peers import Peer, PeerBook, PeerState
+from party_agent.sources import open_registry
+from party_agent.tables import SCHEMA
 from protocols.errors import ConcordatError
 from protocols.fingerprint_words import words
 from protocols.roles import COORDINATOR
@@ -64,6 +66,15 @@ def renew_certificate(folder: FolderOption, as_json: JsonOption = False) -> None
     with _refusing(as_json):
         status = renew(folder)
     _say(as_json, {"certificate_days": status.days_left}, f"The certificate is good for {status.days_left} days.")
+
+
+@app.command()
+def upgrade(folder: FolderOption, as_json: JsonOption = False) -> None:
+    """Bring the agent's database to this program's version, as every start does; back it up first."""
+    with _refusing(as_json):
+        open_store(folder).dispose()
+        open_registry(folder)
+    _say(as_json, {"schema": SCHEMA}, "The agent's database is of this program's version.")
 
 
 @peers_app.callback()

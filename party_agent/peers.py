@@ -17,7 +17,8 @@ from typing import Any, Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sqlalchemy import Engine, RowMapping, insert, select, update
 
-from party_agent.agent_store import open_store, peers, store_errors
+from party_agent.agent_store import open_store, store_errors
+from party_agent.tables import peers
 from protocols.enrolment import check_name
 from protocols.errors import ContractViolationError, TransportError
 from protocols.fingerprint_words import matches, words

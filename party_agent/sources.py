@@ -25,9 +25,10 @@ from sqlalchemy import URL, Connection, Engine, NullPool, Row, create_engine, de
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, SQLAlchemyError
 
+from party_agent.agent_store import migrate
 from party_agent.dataset import Cells, Finding, Table, column_name, ids_of, listed, table_of
 from party_agent.dictionary import DataDictionary, read_dictionary
-from party_agent.tables import data_sources, metadata
+from party_agent.tables import data_sources
 from protocols.binning.prebins import FeatureKind
 from protocols.errors import DataError
 from protocols.recipe import PartyColumns, Recipe
@@ -952,7 +953,7 @@ class SourceRegistry:
 def open_registry(folder: Path) -> SourceRegistry:
     """The registry in a party's folder, `agent.db`, made if it is not there.
 
-    Raises: DataError: SOURCE_REGISTRY_UNUSABLE.
+    Raises: DataError: SOURCE_REGISTRY_UNUSABLE, SCHEMA_UNKNOWN.
     """
     path = folder / "agent.db"
     try:
@@ -967,7 +968,7 @@ def open_registry(folder: Path) -> SourceRegistry:
         connection.execute("PRAGMA journal_mode=WAL")
 
     try:
-        metadata.create_all(engine)
+        migrate(engine)
     except SQLAlchemyError:
         raise _registry_unusable() from None
     return SourceRegistry(engine)

@@ -1,13 +1,26 @@
 """The agent's database: what one institution keeps beside its files. No secret, no id, no value of a row is in it.
 
-Times are Unix seconds, UTC; hashes are small hexadecimal digits.
+Times are Unix seconds, UTC; hashes are small hexadecimal digits. The schema is made by `party_agent/migrations`, never
+by `create_all`; `SCHEMA` is its latest revision.
 """
 
 from __future__ import annotations
 
 from sqlalchemy import JSON, BigInteger, Column, MetaData, String, Table, Text
 
+SCHEMA = "0001"
 metadata = MetaData()
+
+# One row a member of the lab. identity: as the lab last told it; pinned: as it was compared out of band, or NULL.
+peers = Table(
+    "peers",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("identity", String(64), nullable=False),
+    Column("pinned", String(64)),
+    Column("pinned_at", BigInteger),
+    Column("enrolment", String(16), nullable=False),
+)
 
 # One row a data source (party_agent/sources.py). location: a path, or a URL without its password; relation: a table, or
 # the path of a query; secret: env:NAME or file:PATH, where the password is to be found, never the password.
