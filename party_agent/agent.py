@@ -116,6 +116,15 @@ class JobEntry:
             raise DataError("JOB_STATE_DAMAGED", "the state of a job cannot be read", "start the job anew") from error
 
 
+@dataclass
+class _Ending:
+    """How a job's process ended. recorded: whether the audit log has it."""
+
+    entry: JobEntry
+    code: str
+    recorded: bool = False
+
+
 class Agent:
     """The daemon of the institution in `folder`.
 
@@ -136,6 +145,7 @@ class Agent:
         self._nonces = FileNonces(folder / "nonces.txt")
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.inbox = Inbox()  # what a launcher on this machine hands in
+        self._endings: dict[str, _Ending] = {}  # of processes that are gone, where the disk has not taken it yet
         self._untold: set[str] = set()  # jobs that have ended here, of which the lab does not know yet
         self._lock = threading.RLock()
 
@@ -376,6 +386,8 @@ class Agent:
         try:
             self._launch(entry)
         except ConcordatError as error:
+            if (process := self._processes.pop(job, None)) is not None:
+                _end(process)
             self._settle(entry, error.code)
             raise
 
@@ -436,21 +448,32 @@ class Agent:
             for job in ended:
                 process = self._processes.pop(job)
                 code = "OK" if process.returncode == 0 else self._code_of(job)
-                self._settle(self.job(job), code)
+                self._endings[job] = _Ending(self.job(job), code)
+            self._settle_endings()
 
     def _settle(self, entry: JobEntry, code: str) -> None:
-        self._note_stages(entry, ended_well=code == "OK")
-        if code == "OK":
-            self._note_disclosures(entry)
-        self._note(Kind.JOB_ENDED, job=entry.job, attempt=entry.attempt, code=code)
-        self._job_folder(entry.job).clear_parts()
-        state = JobState.FINISHED if code == "OK" else JobState.FAILED
-        aborts = entry.aborts + (code == "CHECK_FAILED")
-        entry = replace(entry, state=state, code="" if code == "OK" else code, aborts=aborts)
-        self._keep(entry)
-        self._untold.add(entry.job)
-        self._tell_end(entry)
-        self.heads.show_to(self.contracts.get(entry.contract).contract.parties.all)
+        self._endings[entry.job] = _Ending(entry, code)
+        self._settle_endings()
+
+    def _settle_endings(self) -> None:
+        """Record how jobs ended, then keep it, then tell it. What the disk refuses is tried again in every round; until
+        then such a job is running, to everybody.
+        """
+        for ending in list(self._endings.values()):
+            entry, well = ending.entry, ending.code == "OK"
+            if not ending.recorded:
+                self._note_stages(entry, ended_well=well)
+                self._note_disclosures(entry, ended_well=well)
+                self._note(Kind.JOB_ENDED, job=entry.job, attempt=entry.attempt, code=ending.code)
+                ending.recorded = True
+            self._job_folder(entry.job).clear_parts()
+            state, code = (JobState.FINISHED, "") if well else (JobState.FAILED, ending.code)
+            entry = replace(entry, state=state, code=code, aborts=entry.aborts + (code == "CHECK_FAILED"))
+            self._keep(entry)
+            del self._endings[entry.job]
+            self._untold.add(entry.job)
+            self._tell_end(entry)
+            self.heads.show_to(self.contracts.get(entry.contract).contract.parties.all)
 
     def _tell_end(self, entry: JobEntry) -> None:
         """Say how a job ended; again in the next round if the lab is away."""
@@ -504,7 +527,8 @@ class Agent:
             if entry.state is JobState.RUNNING and entry.job not in self._processes:
                 self._await_orphan(entry.job)
                 finished = (self._job_folder(entry.job).path / _OUTPUT_FILE).read_bytes().endswith(_FINISHED)
-                self._settle(entry, "OK" if finished else self._code_of(entry.job))
+                with contextlib.suppress(ConcordatError):  # it is tried again
+                    self._settle(entry, "OK" if finished else self._code_of(entry.job))
 
     def _await_orphan(self, job: str) -> None:
         """Wait until the process that an earlier agent started has ended; end it if it does not."""
@@ -528,9 +552,10 @@ class Agent:
         for stage in self._record.stages(folder, entry.job, entry.attempt, ended_well=ended_well):
             self._report_quietly(entry.job, entry.attempt, stage, None)
 
-    def _note_disclosures(self, entry: JobEntry) -> None:
+    def _note_disclosures(self, entry: JobEntry, *, ended_well: bool) -> None:
+        folder = self._job_folder(entry.job)
         try:
-            self._record.disclosures(self._job_folder(entry.job), entry.job, entry.attempt)
+            self._record.disclosures(folder, entry.job, entry.attempt, ended_well=ended_well)
         except DataError as error:
             if error.code != "STATEMENT_UNREADABLE":
                 raise

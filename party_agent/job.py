@@ -25,7 +25,7 @@ from party_agent.model import OwnModel
 from party_agent.policy import Agreement
 from party_agent.row_account import FileRowAccount, Purse
 from party_agent.scorecard import GradeTable, PointsTable, Scaling
-from party_agent.store import FileSpentIndices, Folder, LedgerJournal, Log
+from party_agent.store import FileSpentIndices, Folder, LedgerJournal, Log, journal_path
 from party_agent.validation import Validation, validate
 from protocols.binning.label_owner import LabelOwner as Gate
 from protocols.binning.messages import STEPS as BIN_STEPS
@@ -124,7 +124,7 @@ class Stages:
         self._recipe = seat.agreement.recipe
         self._parties = self._contract.parties
         job = seat.agreement.job
-        self._journal = LedgerJournal(seat.folder.path / f"ledger-{job.job}.jsonl", job.attempt)
+        self._journal = LedgerJournal(journal_path(seat.folder, job.job), job.attempt)
         self.ledger = Ledger(seat.name, most_opened=self._contract.caps.opened_numbers, journal=self._journal.write)
         self._spent_on_disk = FileSpentIndices(seat.folder.path / f"spent-{job.job}.tsv")
         self.spent = AttemptIndices(self._spent_on_disk, job.attempt)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from party_agent.store import Folder
+from party_agent.store import Folder, journal_path, read_journal
 from protocols.audit import AuditLog, Event, Kind, disclosure_events
-from protocols.disclosure import Line
+from protocols.disclosure import Ledger, Line
 from protocols.errors import DataError
 
 OUTPUT_FILE = "output.jsonl"
@@ -78,20 +78,14 @@ class JobRecord:
             folder.write_json(_RECORDED_FILE, {"attempt": attempt, "stages": [*before, *new]})
         return new
 
-    def disclosures(self, folder: Folder, job: str, attempt: int) -> None:
-        """Record what each party learned, from the statement that all parties signed.
+    def disclosures(self, folder: Folder, job: str, attempt: int, *, ended_well: bool) -> None:
+        """Record what each party learned in all attempts so far: from the statement that all parties signed; of a job
+        that broke off, from this party's own journal of what it learned and what it gave.
 
-        Raises: DataError: STATEMENT_UNREADABLE.
+        Raises: DataError: STATEMENT_UNREADABLE; FOLDER_UNUSABLE.
         """
-        try:
-            rows = json.loads((folder.path / _STATEMENT_FILE).read_bytes())["lines"]
-            lines = [Line(**row) for row in rows]
-            events = disclosure_events(job, attempt, lines)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                "STATEMENT_UNREADABLE", "the statement of a job that ended well is not in its folder", "run it again"
-            ) from error
-        self._audit.append_all(events)
+        lines = _statement(folder) if ended_well else _own_account(folder, job)
+        self._audit.append_all(disclosure_events(job, attempt, lines))
 
     @staticmethod
     def _before(folder: Folder, attempt: int) -> list[str]:
@@ -100,6 +94,22 @@ class JobRecord:
             return [str(stage) for stage in kept["stages"]] if kept["attempt"] == attempt else []
         except (OSError, ValueError, KeyError, TypeError):
             return []
+
+
+def _statement(folder: Folder) -> tuple[Line, ...]:
+    try:
+        return tuple(Line(**row) for row in json.loads((folder.path / _STATEMENT_FILE).read_bytes())["lines"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            "STATEMENT_UNREADABLE", "the statement of a job that ended well is not in its folder", "run it again"
+        ) from error
+
+
+def _own_account(folder: Folder, job: str) -> tuple[Line, ...]:
+    ledger = Ledger(job)
+    for _, line in read_journal(journal_path(folder, job)):
+        ledger.restore(line)
+    return ledger.lines()
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

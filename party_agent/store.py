@@ -133,20 +133,13 @@ class LedgerJournal:
 
     def __init__(self, path: Path, attempt: int) -> None:
         self._attempt = attempt
-        self._earlier: list[tuple[int, Line]] = []
+        self._earlier = read_journal(path)
         try:
-            text = path.read_text(encoding="utf-8") if path.exists() else ""
             self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8")
-            if text and not text.endswith("\n"):
-                self._file.write("\n")
+            if path.stat().st_size:
+                self._file.write("\n")  # a loss of power may have cut the last line off
         except OSError as error:
             raise _unusable() from error
-        for row in text.splitlines():
-            try:
-                made_in, *fields = json.loads(row)
-                self._earlier.append((made_in, Line(*fields)))
-            except (ValueError, TypeError):
-                continue  # the line that a loss of power cut off was not sent either
 
     def write(self, line: Line) -> None:
         """Note one addition."""
@@ -163,6 +156,30 @@ class LedgerJournal:
             line if kept.get(line.stage) == attempt else replace(line, stage=line.stage + REPEATED)
             for attempt, line in self._earlier
         ]
+
+
+def journal_path(folder: Folder, job: str) -> Path:
+    """Where the journal of a job lies."""
+    return folder.path / f"ledger-{job}.jsonl"
+
+
+def read_journal(path: Path) -> list[tuple[int, Line]]:
+    """Every addition noted so far, with its attempt; none if there is no journal.
+
+    Raises: DataError: FOLDER_UNUSABLE.
+    """
+    try:
+        rows = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    except OSError as error:
+        raise _unusable() from error
+    noted = []
+    for row in rows:
+        try:
+            attempt, *fields = json.loads(row)
+            noted.append((attempt, Line(*fields)))
+        except (ValueError, TypeError):
+            continue  # the line that a loss of power cut off was not sent either
+    return noted
 
 
 class Log:

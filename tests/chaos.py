@@ -5,14 +5,13 @@ the job is resumed. It must end with the model of a job that nothing disturbed, 
 120 s of the kill; and leave no process, port, temporary file, checkpoint or key. Every point is also the proof that the
 job after the one before succeeds.
 
-Every job begins with the label owner's account of its rows emptied: the sweep is about crashes, not about what the
-labels have paid for. The data is in files, so that a point takes seconds.
+Every job begins with the parties' accounts of its rows emptied: the sweep is about crashes, not about what the rows
+have paid for. The data is in files, so that a point takes seconds.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import math
 import os
@@ -124,7 +123,7 @@ class ChaosLab:
 
     def request(self) -> str:
         """Ask for a job with nothing spent on its rows; its name."""
-        for name, account in itertools.product(INSTITUTIONS, ("label-account", "gradient-account")):
+        for name, account in product(INSTITUTIONS, ("label-account", "gradient-account")):
             shutil.rmtree(self.folder(name) / account, ignore_errors=True)
         recipe = str(self.root / "recipe.toml")
         answer = self.command("bank", "jobs", "request", self.digest, "--recipe", recipe)
