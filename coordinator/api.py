@@ -543,16 +543,22 @@ def build_api(
         after: Annotated[int, Query(ge=0, le=1 << 53)] = 0,
         wait: Annotated[int, Query(ge=0, le=LONGEST_POLL_S)] = LONGEST_POLL_S,
     ) -> dict[str, Any]:
-        """What has come for the sender's agent since number `after`; waits up to `wait` seconds for something."""
+        """What has come for the sender's agent since place `after`; waits up to `wait` seconds for something.
+
+        again: `after` is no place in this queue, the lab was restored; what follows is the queue from its start.
+        """
         deadline = time.monotonic() + wait
+        end = await run_in_threadpool(registry.queue_end, request.state.member)
+        known = end.number(after)
+        again = known is None
         while True:
-            found = await run_in_threadpool(registry.requests, request.state.member, after)
+            found = await run_in_threadpool(registry.requests, request.state.member, known or 0)
             remaining = deadline - time.monotonic()
-            if found or remaining <= 0 or notifier.closing or await request.is_disconnected():
+            if found or again or remaining <= 0 or notifier.closing or await request.is_disconnected():
                 return {
                     "requests": [
                         {
-                            "number": item.number,
+                            "number": end.place(item.number),
                             "kind": item.kind,
                             "reference": item.reference,
                             "attempt": item.attempt,
@@ -562,7 +568,8 @@ def build_api(
                         }
                         for item in found
                     ],
-                    "next": found[-1].number if found else after,
+                    "next": end.place(found[-1].number if found else 0) if found or again else after,
+                    "again": again,
                 }
             await notifier.news(min(remaining, POLL_INTERVAL_S))
 

@@ -1,4 +1,4 @@
-"""`concordat init, upgrade, invite, members, revoke, serve`: the lab operator's commands on a lab's folder."""
+"""`concordat init, upgrade, restored, invite, members, revoke, serve`: the operator's commands on a lab's folder."""
 
 from __future__ import annotations
 
@@ -55,6 +55,16 @@ def upgrade(folder: FolderOption, as_json: JsonOption = False) -> None:
     with _refusing(as_json):
         Lab.upgrade(folder, time.time).close()
     _say(as_json, {}, "The lab's database is of this program's version.")
+
+
+@app.command()
+def restored(folder: FolderOption, as_json: JsonOption = False) -> None:
+    """Say that the lab's database was restored from a backup: every agent reads its queue again from the start."""
+    with _refusing(as_json):
+        lab = Lab.load(folder, time.time)
+        lab.registry.begin_queue_anew()
+        lab.close()
+    _say(as_json, {}, "The queue has a new epoch; agents read it again.")
 
 
 @app.command()

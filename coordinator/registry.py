@@ -15,6 +15,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from coordinator.member_register import MemberRegister
+from coordinator.queue_place import QueueEnd, another_epoch
 from coordinator.tables import (
     AgentRequest,
     CatalogueEntry,
@@ -24,6 +25,7 @@ from coordinator.tables import (
     InstitutionState,
     JobReport,
     JobState,
+    QueueEpoch,
     StoredContract,
     StoredEvent,
     StoredJob,
@@ -430,6 +432,19 @@ class Registry(MemberRegister):
                 .limit(MOST_REQUESTS)
             )
             return [self._queued(session, row) for row in list(rows)]
+
+    def queue_end(self, name: str) -> QueueEnd:
+        """Where the queue of `name` stands."""
+        highest = select(func.max(AgentRequest.number)).where(AgentRequest.receiver == name)
+        with self._reading() as session:
+            return QueueEnd(session.scalars(select(QueueEpoch.epoch)).one(), session.scalar(highest) or 0)
+
+    def begin_queue_anew(self) -> None:
+        """Have every agent read its queue again: this database is an older state than they may have seen."""
+        with self._writing() as session:
+            self._note(Kind.ADMINISTRATION, action="queue-begun-anew")
+            row = session.scalars(select(QueueEpoch)).one()
+            row.epoch = another_epoch(row.epoch)
 
     # -- inside a transaction
 

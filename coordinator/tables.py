@@ -179,6 +179,14 @@ class AgentRequest(Base):
     at: Mapped[int] = mapped_column(_BIG)
 
 
+class QueueEpoch(Base):
+    """One row: drawn when the queue is made, and anew when its numbers may begin again. `queue_place.py` tells."""
+
+    __tablename__ = "queue_epoch"
+
+    epoch: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+
+
 class UsedNonce(Base):
     """Nonces of signed requests inside their window of validity."""
 

@@ -160,15 +160,16 @@ class RestClient:
         self.call("POST", "/v1/heads", {"to": to, "kind": kind, "document": document})
 
     def requests(self, after: int, wait_s: int = LONGEST_POLL_S) -> tuple[list[dict[str, Any]], int]:
-        """What has come for our agent since number `after`, waiting up to `wait_s` seconds; the number to go on from.
+        """What has come for our agent since place `after`, waiting up to `wait_s` seconds; the place to go on from.
 
+        It is an earlier one if the lab was restored from a backup: then the queue is read again, as far as it goes.
         A request is {number, kind, reference, attempt, code, at, document}; kind: contract, signature, event, job,
         start, stop, ended, head, receipt; reference: a contract's hash or a job's name; document: of a job, a head,
         a receipt, else None.
         """
         answer = self.call("GET", "/v1/requests", query={"after": after, "wait": wait_s})
         following = answer.get("next")
-        if type(following) is not int or following < after:
+        if type(following) is not int or (following < after and answer.get("again") is not True):
             raise _invalid()
         return _list(answer, "requests"), following
 

@@ -149,7 +149,7 @@ def test_a_database_of_another_version_is_not_touched(lab: Lab, clock: Clock) ->
         heads = ("requests", "head_notices")
         for table in (*heads, "job_reports", "jobs", "contract_events", "contract_members", "contracts"):
             connection.execute(sa.text(f"DROP TABLE {table}"))
-        for table in ("institutions", "invitations", "certificates", "catalogue", "nonces", "alembic_version"):
+        for table in ("institutions", "invitations", "certificates", "catalogue", "nonces", "queue_epoch", "alembic_version"):
             connection.execute(sa.text(f"DROP TABLE {table}"))
     assert code_of(lambda: Lab.load(lab.folder, clock)) == "SCHEMA_OUTDATED"
     Lab.upgrade(lab.folder, clock).close()
