@@ -2,6 +2,11 @@
 
 Each party tells the others its own account. A receiver checks the lines that it can vouch for (what it sent itself),
 joins all accounts, and all compare and sign the hash of the whole.
+
+Of what a break let through, sender and receiver may honestly know different numbers: a line is noted before its message
+is sent, and the message may be lost. So the receiver's number is at most the sender's, and a claim to have learned more
+than was sent is found out. A claim to have *sent* more than arrived cannot be: it looks like messages that were lost in
+the break. It can only make the statement say that this peer disclosed more than it did, never less.
 """
 
 from __future__ import annotations
@@ -86,6 +91,10 @@ def agree_on_statement(
         from_me = [line for line in account if line.to == party and line.source == me and not _repeated(line)]
         if from_me != [line for line in ledger.lines(to=party, source=me) if not _repeated(line)]:
             raise _differs()
+        sent = {_key(line): line.numbers for line in ledger.lines(to=party, source=me)}
+        arrived = [line for line in account if line.to == party and line.source == me and _repeated(line)]
+        if any(line.numbers > sent.get(_key(line), 0) for line in arrived):
+            raise _differs()
         lines += account
     lines = _joined(lines)
     digest = statement_hash(lines)
@@ -115,9 +124,12 @@ def _joined(lines: list[Line]) -> list[Line]:
     """One line for each thing learned. Sender and receiver may differ on what a break let through: the more counts."""
     most: dict[tuple[str, str, str, str, str], int] = {}
     for line in lines:
-        key = (line.to, line.stage, line.source, line.what, line.nature)
-        most[key] = max(most.get(key, 0), line.numbers)
+        most[_key(line)] = max(most.get(_key(line), 0), line.numbers)
     return sorted(Line(*key, numbers) for key, numbers in most.items())
+
+
+def _key(line: Line) -> tuple[str, str, str, str, str]:
+    return (line.to, line.stage, line.source, line.what, line.nature)
 
 
 def _differs() -> RemoteProtocolError:

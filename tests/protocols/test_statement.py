@@ -12,7 +12,7 @@ from gmpy2 import mpz
 
 from protocols.binning.messages import STEPS as BIN_STEPS
 from protocols.binning.messages import GateDecision, ModelShape, PreBins, SelectedFeatures
-from protocols.disclosure import Learned, Ledger, Line, statement_hash
+from protocols.disclosure import REPEATED, Learned, Ledger, Line, statement_hash
 from protocols.logistic.messages import STEPS as TRAIN_STEPS
 from protocols.logistic.messages import (
     BatchRequest,
@@ -336,3 +336,36 @@ def test_an_account_that_is_not_the_senders_own_in_order_is_refused(name: str) -
 
 def test_every_message_type_of_these_stages_is_in_the_account() -> None:
     assert {step.message for steps in (ROW_STEPS, BIN_STEPS, TRAIN_STEPS) for step in steps} == set(READABLE)
+
+
+# -- what a break let through ------------------------------------------------------------------------------------------
+
+BROKEN = "train" + REPEATED
+
+
+def broken_ledgers(sent: int, arrived: int) -> dict[str, Ledger]:
+    """Bank sent bureau so many numbers in an attempt that broke off, and so many arrived."""
+    ledgers = small_ledgers()
+    for holder, numbers in (("bank", sent), ("bureau", arrived)):
+        ledgers[holder].add(to="bureau", source="bank", stage=BROKEN, learned=[Learned("a share", numbers)])
+    return ledgers
+
+
+@pytest.mark.parametrize(("sent", "arrived"), [(5, 5), (5, 3), (5, 0)])
+def test_what_was_lost_in_a_break_counts_as_disclosed(sent: int, arrived: int) -> None:
+    statements = agree(broken_ledgers(sent, arrived))
+    (line,) = [line for line in statements["tax"].lines if line.stage == BROKEN]
+    assert line == Line("bureau", BROKEN, "bank", "a share", "opened", 5)
+    assert len({statement.digest for statement in statements.values()}) == 1
+
+
+@pytest.mark.parametrize(("sent", "arrived"), [(5, 6), (0, 1)])
+def test_a_claim_to_have_learned_more_in_a_break_than_was_sent_is_found_out(sent: int, arrived: int) -> None:
+    with pytest.raises(PartyFailedError) as caught:
+        agree(broken_ledgers(sent, arrived))
+    assert (caught.value.party, caught.value.code) == ("bank", "STATEMENT_DIFFERS")
+
+
+def test_a_claim_to_have_given_more_in_a_break_than_arrived_can_only_raise_what_the_claimant_disclosed() -> None:
+    statements = agree(broken_ledgers(500, 5))
+    assert [line.numbers for line in statements["tax"].lines if line.stage == BROKEN] == [500]
