@@ -13,18 +13,32 @@ import hmac
 import logging
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from coordinator.api_bodies import (
+    ContractEventBody,
+    ContractSignature,
+    Enrolment,
+    Hex32,
+    Identifier,
+    Notice,
+    Proposal,
+    Publication,
+    Renewal,
+    Report,
+    Stop,
+    Submission,
+)
 from coordinator.lab import Lab
+from coordinator.rate_limit import RateLimit
 from coordinator.registry import ContractRecord, JobRecord
 from protocols.contract_state import SignedEvent
 from protocols.enrolment import VERSION_HEADER, VERSIONS, EnrolmentToken
@@ -43,7 +57,6 @@ LONGEST_POLL_S = 25
 POLL_INTERVAL_S = 1.0
 ENROLMENTS_PER_WINDOW = 10
 ENROLMENT_WINDOW_S = 600.0
-_MOST_ADDRESSES = 4096
 
 _KIB = 1024
 BODY_LIMITS = {"/v1/contracts": 4096 * _KIB, "/v1/jobs": 4096 * _KIB, "/v1/catalogue": 2048 * _KIB}
@@ -87,91 +100,6 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 log = logging.getLogger("concordat.api")
 
 
-# -- what comes in
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
-_Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-_Hex64 = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
-_Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
-_Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
-_Document = Annotated[str, Field(min_length=2, max_length=2 << 20)]
-_Attempt = Annotated[int, Field(ge=1, le=1_000_000)]
-
-
-class Enrolment(_Body):
-    """A token, the institution's name and identity key, its certificate request, and both keys' signatures (hex)."""
-
-    token: Annotated[str, Field(max_length=600)]
-    name: _Name
-    identity: _Hex32
-    csr: Annotated[str, Field(max_length=4096)]
-    identity_signature: _Hex64
-    tls_signature: Annotated[str, Field(pattern=r"^([0-9a-f]{2}){8,80}$")]
-
-
-class Renewal(_Body):
-    """A certificate request for a new TLS key of the same name."""
-
-    csr: Annotated[str, Field(max_length=4096)]
-
-
-class Publication(_Body):
-    """Metadata of one data set, as its owner wrote it; the text is passed on as it is."""
-
-    dataset: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
-    document: _Document
-
-
-class Proposal(_Body):
-    """A `SignedContract` in canonical form, with the proposer's signature or none."""
-
-    document: _Document
-
-
-class ContractSignature(_Body):
-    """The sender's signature on the contract, in hex."""
-
-    signature: _Hex64
-
-
-class ContractEventBody(_Body):
-    """A `SignedEvent` in canonical form, of the sender's."""
-
-    document: Annotated[str, Field(min_length=2, max_length=8192)]
-
-
-class Submission(_Body):
-    """A `SignedJob` in canonical form."""
-
-    document: _Document
-
-
-class Stop(_Body):
-    """Which attempt to stop."""
-
-    attempt: _Attempt
-
-
-class Report(_Body):
-    """What the sender's agent says: 'accepted', 'refused', 'finished', 'failed' move the job; other stages inform."""
-
-    attempt: _Attempt
-    stage: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,47}$")]
-    code: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{2,47}$")] | None = None
-
-
-class Notice(_Body):
-    """A signed head of the sender's audit log, or its receipt for a head of `to`; only the two read it."""
-
-    to: _Name
-    kind: Literal["head", "receipt"]
-    document: Annotated[str, Field(min_length=2, max_length=2048)]
-
-
 # -- what waits for news
 
 
@@ -212,40 +140,6 @@ class Notifier:
     def _wake(self) -> None:
         for event in list(self._waiting):
             event.set()
-
-
-class RateLimit:
-    """At most `most` failures of one address in `window_s` seconds; an attempt counts until it is forgiven."""
-
-    def __init__(self, most: int, window_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._most = most
-        self._window_s = window_s
-        self._clock = clock
-        self._seen: OrderedDict[str, list[float]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def check(self, address: str) -> None:
-        """Count one attempt.
-
-        Raises: TransportError: RATE_LIMITED.
-        """
-        now = self._clock()
-        with self._lock:
-            recent = [at for at in self._seen.pop(address, []) if now - at < self._window_s]
-            allowed = len(recent) < self._most
-            self._seen[address] = [*recent, now] if allowed else recent
-            while len(self._seen) > _MOST_ADDRESSES:
-                self._seen.popitem(last=False)
-        if not allowed:
-            raise TransportError(
-                "RATE_LIMITED", "too many enrolments from this address have failed", "wait ten minutes"
-            )
-
-    def forgive(self, address: str) -> None:
-        """The latest attempt of this address was in order."""
-        with self._lock:
-            if self._seen.get(address):
-                self._seen[address].pop()
 
 
 # -- the gate
@@ -480,17 +374,17 @@ def build_api(
         return {"contracts": [_contract(item) for item in registry.contracts(request.state.member)]}
 
     @app.get("/v1/contracts/{digest}")
-    def contract(digest: Annotated[_Hex32, Path()], request: Request) -> dict[str, Any]:
+    def contract(digest: Annotated[Hex32, Path()], request: Request) -> dict[str, Any]:
         """One contract with its signatures and events."""
         return _contract(registry.contract(digest, request.state.member))
 
     @app.post("/v1/contracts/{digest}/signatures")
-    def sign(digest: Annotated[_Hex32, Path()], body: ContractSignature, request: Request) -> dict[str, Any]:
+    def sign(digest: Annotated[Hex32, Path()], body: ContractSignature, request: Request) -> dict[str, Any]:
         """Add the sender's signature."""
         return _contract(lab.sign(digest, request.state.member, body.signature))
 
     @app.post("/v1/contracts/{digest}/events")
-    def add_event(digest: Annotated[_Hex32, Path()], body: ContractEventBody, request: Request) -> dict[str, Any]:
+    def add_event(digest: Annotated[Hex32, Path()], body: ContractEventBody, request: Request) -> dict[str, Any]:
         """Add an event that the sender signed."""
         created = registry.add_event(digest, request.state.member, SignedEvent.decode(body.document.encode()))
         return {"created": created}
@@ -508,7 +402,7 @@ def build_api(
 
     @app.get("/v1/jobs/{job}")
     def job_of(
-        job: Annotated[_Identifier, Path()],
+        job: Annotated[Identifier, Path()],
         request: Request,
         attempt: Annotated[int | None, Query(ge=1, le=1_000_000)] = None,
     ) -> dict[str, Any]:
@@ -516,7 +410,7 @@ def build_api(
         return _job(registry.job(job, request.state.member, attempt))
 
     @app.post("/v1/jobs/{job}/stop")
-    def stop(job: Annotated[_Identifier, Path()], body: Stop, request: Request) -> dict[str, Any]:
+    def stop(job: Annotated[Identifier, Path()], body: Stop, request: Request) -> dict[str, Any]:
         """End a job for all its parties."""
         record = registry.job(job, request.state.member, body.attempt)
         if stop_job is not None:
@@ -526,7 +420,7 @@ def build_api(
         return _job(registry.job(job, request.state.member, body.attempt))
 
     @app.post("/v1/jobs/{job}/reports")
-    def report(job: Annotated[_Identifier, Path()], body: Report, request: Request) -> dict[str, Any]:
+    def report(job: Annotated[Identifier, Path()], body: Report, request: Request) -> dict[str, Any]:
         """How far the sender's agent has come."""
         registry.report(job, request.state.member, body.attempt, body.stage, body.code)
         return {"received": True}
