@@ -138,7 +138,8 @@ def _brief(record: JobRecord) -> dict[str, Any]:
 
 def _line(record: JobRecord) -> str:
     document = record.signed.document
-    return f"{document.job}  attempt {document.attempt}  {record.state.value}  {record.code or ''}".rstrip()
+    what = f"{document.job}  {document.kind.value}  attempt {document.attempt}"
+    return f"{what}  {record.state.value}  {record.code or ''}".rstrip()
 
 
 def _instant(seconds: int) -> str:

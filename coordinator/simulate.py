@@ -218,7 +218,8 @@ class Simulation:
         if resume:
             last = self._last_job(kind)
             job, attempt = last.job, last.attempt + 1
-        document = self._write_job(contract, kind, job, attempt, recipe)
+        model = self._trained() if kind is JobKind.SCORE else ""
+        document = self._write_job(contract, kind, job, attempt, recipe, model)
         authority = Authority(datetime.datetime.now(datetime.UTC))
         for name in self.parties.all:
             authority.client(self.out / name / "tls", name)
@@ -271,14 +272,21 @@ class Simulation:
         relayed = sum(used["bytes_sent"] for used in traffic.values())
         return Outcome(code, errors, time.monotonic() - begin, relayed)
 
-    def _last_job(self, kind: JobKind) -> JobDocument:
+    def _last_job(self, *kinds: JobKind) -> JobDocument:
         path = self.out / COORDINATOR / "job.json"
         document = SignedJob.decode(path.read_bytes()).document if path.exists() else None
-        if document is None or document.kind is not kind:
+        if document is None or document.kind not in kinds:
             raise DataError("JOB_UNKNOWN", f"{self.out} holds no such job", "run `concordat simulate` first")
         return document
 
-    def _write_job(self, contract: Contract, kind: JobKind, job: str, attempt: int, recipe: Recipe) -> JobDocument:
+    def _trained(self) -> str:
+        """The training job whose model lies in the folders."""
+        last = self._last_job(*JobKind)
+        return last.model or last.job
+
+    def _write_job(
+        self, contract: Contract, kind: JobKind, job: str, attempt: int, recipe: Recipe, model: str
+    ) -> JobDocument:
         now = int(time.time())
         document = JobDocument(
             contract_hash=contract.hash().hex(),
@@ -289,6 +297,7 @@ class Simulation:
             issued=now,
             expires=now + JOB_HOURS * 3600,
             attempt=attempt,
+            model=model,
         )
         signed = document.sign(self._identity(self.parties.label_owner))
         for name in self._everyone:

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -18,9 +18,11 @@ from protocols.errors import ConcordatError, DataError, LocalProtocolError, Peer
 from protocols.session import Progress
 
 if TYPE_CHECKING:
-    from party_agent.job import Seat
+    from party_agent.job import Reader, Seat
+    from party_agent.model import OwnModel
     from party_agent.store import Folder
     from party_agent.transport import RelayChannel
+    from protocols.binning.prebins import FeatureKind
     from protocols.contract import JobKind
 
 app = typer.Typer(
@@ -45,7 +47,8 @@ def _commands() -> None:
 FolderOption = Annotated[Path, typer.Option(help="This institution's folder: identity, certificate, contract, model.")]
 NameOption = Annotated[str, typer.Option(help="This institution's name in the contract.")]
 RelayOption = Annotated[str, typer.Option(help="The coordinator's relay, host:port.")]
-DataOption = Annotated[Path, typer.Option(help="Own data: CSV or Parquet.")]
+OwnDataOption = Annotated[Path | None, typer.Option("--data", help="Own data: CSV or Parquet.")]
+SourceOption = Annotated[str | None, typer.Option(help="A registered source (`data add`), instead of --data.")]
 HomeOption = Annotated[Path | None, typer.Option(help="The agent's own folder, where it is not the job's.")]
 IdOption = Annotated[str, typer.Option("--id", help="Name of the id column.")]
 ConnectOption = Annotated[float, typer.Option(help="Seconds to wait for the relay and all peers.")]
@@ -57,10 +60,10 @@ def job(
     folder: FolderOption,
     name: NameOption,
     relay: RelayOption,
-    data: Annotated[Path | None, typer.Option(help="Own data: CSV or Parquet.")] = None,
+    data: OwnDataOption = None,
     id_column: IdOption = "id",
     label: Annotated[str | None, typer.Option(help="Name of the label column, at the label owner.")] = None,
-    source: Annotated[str | None, typer.Option(help="A registered source (`data add`), instead of --data.")] = None,
+    source: SourceOption = None,
     home: HomeOption = None,
     split_seed: Annotated[
         int | None, typer.Option(help="Simulations only: draws which rows train. Never a key, a mask or a nonce.")
@@ -69,23 +72,11 @@ def job(
     silence_timeout_s: SilenceOption = 900.0,
 ) -> None:
     """Take part in the training job whose signed contract and document lie in the folder."""
-    from party_agent.job import Reader, TrainingJob
+    from party_agent.job import TrainingJob
     from protocols.contract import JobKind
 
     def run(seat: Seat) -> None:
-        reader: Reader
-        if source is not None:
-            from party_agent.contracted import contracted_reader
-
-            reader = contracted_reader(home or folder, source, seat.agreement.contract, name)
-        elif data is not None:
-            from party_agent.dataset import read_table
-
-            file = data
-            reader = lambda recipe: read_table(file, id_column, label, recipe, name)  # noqa: E731
-        else:
-            raise DataError("FILE_MISSING", "neither a file nor a source was named", "give --data or --source")
-        TrainingJob(seat, reader).run()
+        TrainingJob(seat, _reader(seat, source, data, id_column, label)).run()
 
     _take_part(
         folder,
@@ -105,8 +96,13 @@ def score(
     folder: FolderOption,
     name: NameOption,
     relay: RelayOption,
-    data: DataOption,
+    data: OwnDataOption = None,
     id_column: IdOption = "id",
+    source: SourceOption = None,
+    home: HomeOption = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of the training job whose model is used, where it is not the job's.")
+    ] = None,
     ids: Annotated[
         Path | None,
         typer.Option(help="At the label owner: score only the ids in this file (default: all of its data)."),
@@ -115,20 +111,51 @@ def score(
     silence_timeout_s: SilenceOption = 900.0,
 ) -> None:
     """Take part in scoring ids by the masked protocol; the label owner gets `scored.csv` in its folder."""
+    from party_agent.dataset import read_ids
     from party_agent.scoring import ScoringJob
+    from party_agent.store import Folder
     from protocols.contract import JobKind
+
+    def run(seat: Seat) -> None:
+        def rows(own: OwnModel) -> Reader:
+            return _reader(seat, source, data, id_column, model_columns=own.kinds)
+
+        asked = None if ids is None else lambda: read_ids(ids, id_column)[0]
+        ScoringJob(seat, Folder(model or folder), rows, asked).run()
 
     _take_part(
         folder,
-        folder,
+        home or folder,
         name,
         relay,
         JobKind.SCORE,
-        lambda seat: ScoringJob(seat, data, id_column, ids).run(),
+        run,
         None,
         connect_timeout_s,
         silence_timeout_s,
     )
+
+
+def _reader(
+    seat: Seat,
+    source: str | None,
+    data: Path | None,
+    id_column: str,
+    label: str | None = None,
+    model_columns: Mapping[str, FeatureKind] | None = None,
+) -> Reader:
+    """Reads own rows: of a registered source as the contract names it, or of a file.
+
+    Raises: DataError: FILE_MISSING: neither was named.
+    """
+    from party_agent.contracted import contracted_reader
+    from party_agent.dataset import read_table
+
+    if source is not None:
+        return contracted_reader(seat.home.path, source, seat.agreement.contract, seat.name, model_columns)
+    if data is None:
+        raise DataError("FILE_MISSING", "neither a file nor a source was named", "give --data or --source")
+    return lambda recipe: read_table(data, id_column, label, recipe, seat.name, model_columns)
 
 
 @app.command(hidden=True)

@@ -9,34 +9,34 @@ refused here, with an entry in the audit log.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import json
-import os
-import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from party_agent import job_process
 from party_agent.agent_store import AgentSettings, read_settings
 from party_agent.audit_log import open_audit_log
 from party_agent.contract_store import ContractStore
 from party_agent.head_exchange import HEAD, RECEIPT, HeadExchange
 from party_agent.job_output import JobRecord
+from party_agent.job_process import STOP_GRACE_S
+from party_agent.lab_port import LabPort
 from party_agent.local_policy import Approval, read_policy
 from party_agent.loopback import Inbox
+from party_agent.model import model_unknown, read_trained
 from party_agent.peers import PeerBook
 from party_agent.policy import check_recipe
 from party_agent.store import FileNonces, Folder
 from party_agent.transport import load_identity
 from protocols.audit import Event, Kind
-from protocols.contract import Contract, JobDocument, SignedContract, SignedJob
+from protocols.contract import Contract, JobDocument, JobKind, SignedContract, SignedJob
 from protocols.contract_state import ContractState, EventKind, SignedEvent
 from protocols.envelope import check_code
 from protocols.errors import ConcordatError, ContractViolationError, DataError, TransportError
@@ -44,37 +44,14 @@ from protocols.recipe import recipe_from_canonical
 
 POLL_S = 5
 BACKOFF_S = (1.0, 2.0, 5.0, 10.0)
-STOP_GRACE_S = 10.0
 _STATE_FILE = "state.json"
 _QUEUE_FILE = "queue.json"
-_ERROR_FILE, _OUTPUT_FILE, _PID_FILE = "error.json", "output.jsonl", "process.txt"
-_FINISHED = b'{"finished": true}\n'
 _LAB_AWAY = frozenset(  # answers that say: ask again later
     {
         *("LAB_UNREACHABLE", "LAB_STOPPING", "DATABASE_UNAVAILABLE", "DISK_FULL"),
         *("CERTIFICATE_REJECTED", "VERSION_MISMATCH", "CLOCK_SKEW"),
     }
 )
-_PR_SET_PDEATHSIG = 1
-
-
-class LabPort(Protocol):
-    """What the agent asks of the lab; `RestClient` is one."""
-
-    def requests(self, after: int, wait_s: int) -> tuple[list[dict[str, Any]], int]:
-        """What has come since number `after`."""
-
-    def contract(self, digest: str) -> dict[str, Any]:
-        """One contract with its signatures and events."""
-
-    def submit(self, document: str) -> dict[str, Any]:
-        """Hand in a signed job; the same bytes again are the same job."""
-
-    def report(self, job: str, attempt: int, stage: str, code: str | None = None) -> None:
-        """Say how far this agent has come with a job."""
-
-    def send_head(self, to: str, kind: str, document: str) -> None:
-        """Pass a head of our audit log, or a receipt, on to another agent."""
 
 
 class JobState(Enum):
@@ -186,7 +163,7 @@ class Agent:
     def close(self) -> None:
         """End every job's process."""
         for process in self._processes.values():
-            _end(process)
+            job_process.end(process)
         self._reap()
         self._peers.__exit__()
 
@@ -329,6 +306,10 @@ class Agent:
         contract.check_runs(len(others))
         contract.check_aborts(sum(entry.aborts for entry in earlier))
         self._check_attempt(document)
+        if document.kind is JobKind.SCORE:
+            self.check_model(document.model, document.contract_hash)
+            if contract.parties.label_owner == self.settings.name:
+                job_process.check_asked(self._job_folder(document.job).path)
         read_policy(self._folder.path).check(document, recipe, contract, others)
         return contract
 
@@ -342,12 +323,19 @@ class Agent:
         if known is None or known.attempt >= document.attempt or known.state in (JobState.RUNNING, JobState.REFUSED):
             raise ContractViolationError("ATTEMPT_INVALID", "this attempt does not follow one that ended here")
         before = SignedJob.decode((self._job_folder(document.job).path / "job.json").read_bytes()).document
-        if (before.recipe, before.kind, before.contract_hash) != (
-            document.recipe,
-            document.kind,
-            document.contract_hash,
-        ):
-            raise ContractViolationError("ATTEMPT_INVALID", "another attempt at a job has the same recipe")
+        same = replace(document, nonce=before.nonce, issued=before.issued, expires=before.expires)
+        if replace(same, attempt=before.attempt) != before:
+            raise ContractViolationError("ATTEMPT_INVALID", "another attempt at a job has the same recipe and model")
+
+    def check_model(self, model: str, contract_hash: str) -> None:
+        """What is scored with is the model of a training job of this contract that ended well here, and is kept.
+
+        Raises: ContractViolationError: MODEL_UNKNOWN; DataError: MODEL_MISSING, MODEL_UNREADABLE.
+        """
+        wanted = (model, JobKind.TRAIN.value, contract_hash, JobState.FINISHED)
+        if all((entry.job, entry.kind, entry.contract, entry.state) != wanted for entry in self.jobs()):
+            raise model_unknown()
+        read_trained(self._job_folder(model), model, contract_hash)
 
     # -- approvals
 
@@ -387,7 +375,7 @@ class Agent:
             self._launch(entry)
         except ConcordatError as error:
             if (process := self._processes.pop(job, None)) is not None:
-                _end(process)
+                job_process.end(process)
             self._settle(entry, error.code)
             raise
 
@@ -395,37 +383,38 @@ class Agent:
         """Its process, if the contract is still in force."""
         job, attempt = entry.job, entry.attempt
         contract = self.contracts.in_force(entry.contract, int(self._clock()))
-        dataset = contract.dataset(self.settings.name)
         policy = read_policy(self._folder.path)
-        source = dataset.name if dataset is not None else policy.source
+        document = SignedJob.decode((self._job_folder(job).path / "job.json").read_bytes()).document
+        leads = contract.parties.label_owner == self.settings.name
+        command = job_process.command_line(
+            document,
+            self._job_folder(job).path,
+            self._folder.path,
+            name=self.settings.name,
+            relay=self.settings.lab,
+            source=self.source_of(contract),
+            leads=leads,
+        )
+        if policy.split_seed is not None and leads and document.kind is JobKind.TRAIN:
+            command += ["--split-seed", str(policy.split_seed)]
+        self._note(Kind.JOB_STARTED, job=job, attempt=attempt)
+        process = job_process.start(command, self._job_folder(job))
+        self._processes[job] = process
+        self._keep(replace(entry, state=JobState.RUNNING))
+        self._report_quietly(job, attempt, "running", None)
+
+    def source_of(self, contract: Contract) -> str:
+        """The data set that this institution brings to jobs of a contract.
+
+        Raises: DataError: SOURCE_UNKNOWN.
+        """
+        dataset = contract.dataset(self.settings.name)
+        source = dataset.name if dataset is not None else read_policy(self._folder.path).source
         if not source:
             raise DataError(
                 "SOURCE_UNKNOWN", "neither contract nor policy names a data set", "set `source` in policy.toml"
             )
-        command = [
-            *(sys.executable, "-m", "party_agent", "job"),
-            *("--folder", str(self._job_folder(job).path), "--home", str(self._folder.path)),
-            *("--name", self.settings.name, "--relay", self.settings.lab, "--source", source),
-            *("--connect-timeout-s", "60"),
-        ]
-        if policy.split_seed is not None and contract.parties.label_owner == self.settings.name:
-            command += ["--split-seed", str(policy.split_seed)]
-        self._note(Kind.JOB_STARTED, job=job, attempt=attempt)
-        (self._job_folder(job).path / _ERROR_FILE).unlink(missing_ok=True)  # of an earlier attempt
-        environment = os.environ | {"GRPC_VERBOSITY": "ERROR"}
-        with (self._job_folder(job).path / _OUTPUT_FILE).open("wb") as output:
-            process = subprocess.Popen(
-                command,
-                stdout=output,
-                stderr=subprocess.DEVNULL,
-                stdin=subprocess.DEVNULL,
-                env=environment,
-                preexec_fn=_die_with_parent,
-            )
-        self._processes[job] = process
-        self._job_folder(job).write(_PID_FILE, f"{process.pid} {_began(process.pid)}".encode())
-        self._keep(replace(entry, state=JobState.RUNNING))
-        self._report_quietly(job, attempt, "running", None)
+        return source
 
     def _enforce(self) -> None:
         """End what runs under a contract that is no longer in force, whether or not the lab ends it."""
@@ -438,7 +427,7 @@ class Agent:
                 self._report_quietly(job, entry.attempt, "failed", error.code)  # an honest lab ends it for all with it
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(STOP_GRACE_S / 2)
-                _end(process)
+                job_process.end(process)
                 self._settle(entry, error.code)
 
     def _reap(self) -> None:
@@ -447,7 +436,7 @@ class Agent:
             ended = [job for job, process in self._processes.items() if process.poll() is not None]
             for job in ended:
                 process = self._processes.pop(job)
-                code = "OK" if process.returncode == 0 else self._code_of(job)
+                code = "OK" if process.returncode == 0 else job_process.code_of_failed(self._job_folder(job).path)
                 self._endings[job] = _Ending(self.job(job), code)
             self._settle_endings()
 
@@ -490,13 +479,6 @@ class Agent:
             return error.code not in _LAB_AWAY
         return True
 
-    def _code_of(self, job: str) -> str:
-        path = self._job_folder(job).path / _ERROR_FILE
-        try:
-            return str(json.loads(path.read_bytes())["code"])
-        except (OSError, ValueError, KeyError):
-            return "PARTY_LOST"
-
     def _stop(self, job: str, attempt: int, code: str) -> None:
         """The lab says that a job is over: its process, if it still runs, is given time to notice, then ended."""
         if code != "OK":
@@ -509,7 +491,7 @@ class Agent:
             try:
                 process.wait(STOP_GRACE_S if code != "OK" else STOP_GRACE_S * 6)
             except subprocess.TimeoutExpired:
-                _end(process)
+                job_process.end(process)
             self._reap()
             return
         if entry.state is JobState.FAILED and entry.code == "PARTY_LOST" and code != "OK":
@@ -525,24 +507,10 @@ class Agent:
         self._untold |= {entry.job for entry in entries if entry.state in (JobState.FINISHED, JobState.FAILED)}
         for entry in entries:
             if entry.state is JobState.RUNNING and entry.job not in self._processes:
-                self._await_orphan(entry.job)
-                finished = (self._job_folder(entry.job).path / _OUTPUT_FILE).read_bytes().endswith(_FINISHED)
+                folder = self._job_folder(entry.job).path
+                job_process.await_orphan(folder)
                 with contextlib.suppress(ConcordatError):  # it is tried again
-                    self._settle(entry, "OK" if finished else self._code_of(entry.job))
-
-    def _await_orphan(self, job: str) -> None:
-        """Wait until the process that an earlier agent started has ended; end it if it does not."""
-        path = self._job_folder(job).path / _PID_FILE
-        try:
-            number, began = path.read_text().split()
-        except (OSError, ValueError):
-            return
-        deadline = time.monotonic() + STOP_GRACE_S
-        while _began(int(number)) == began:
-            if time.monotonic() > deadline:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(number), signal.SIGKILL)
-            time.sleep(0.1)
+                    self._settle(entry, job_process.code_of_orphan(folder))
 
     # -- what a job's process says, and heads of the audit log
 
@@ -621,28 +589,3 @@ class Agent:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_GRACE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(STOP_GRACE_S)
-
-
-def _began(process: int) -> str:
-    """When a living process began, in ticks since the system did: with its number, a name for ever (Linux)."""
-    try:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] == "Z" else fields[19]
-
-
-def _die_with_parent() -> None:
-    """In the child, before it begins: the kernel ends it when the agent ends, however that happens (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

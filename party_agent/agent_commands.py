@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import secrets
 import signal
@@ -9,7 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,17 +20,20 @@ import typer
 
 from party_agent.agent import Agent, JobEntry
 from party_agent.contract_draft import EXAMPLE, contract_of, read_draft, summary
+from party_agent.dataset import read_ids
 from party_agent.enrolment import certificate_status, lab_client
 from party_agent.explanation import explain
+from party_agent.job_process import ASKED_COLUMN, ASKED_FILE
 from party_agent.loopback import LoopbackServer, prepare_launcher
 from party_agent.peers import PeerBook
 from party_agent.rest_client import RestClient
+from party_agent.sources import open_registry, read_source_ids
 from party_agent.store import Folder
 from party_agent.transport import load_identity
 from protocols.audit import Kind
-from protocols.contract import JobDocument, JobKind, SignedJob
+from protocols.contract import Contract, JobDocument, JobKind, SignedJob
 from protocols.contract_state import EventKind
-from protocols.errors import ConcordatError, DataError
+from protocols.errors import ConcordatError, DataError, RecipeError
 from protocols.recipe import Recipe, load_recipe
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -186,26 +192,86 @@ contract_app.command("revoke")(_event_command(EventKind.REVOKE, "Revoke a contra
 def request_job(
     contract: HashArgument,
     folder: FolderOption,
-    recipe: Annotated[Path | None, typer.Option(help="Parameters, TOML; see `concordat recipe`.")] = None,
+    kind: Annotated[JobKind, typer.Option(help="'score' goes with --model and --ids or --ids-from.")] = JobKind.TRAIN,
+    recipe: Annotated[Path | None, typer.Option(help="To train: parameters, TOML; see `concordat recipe`.")] = None,
+    model: Annotated[str | None, typer.Option(help="To score: the training job whose model is used.")] = None,
+    ids: Annotated[
+        Path | None,
+        typer.Option(help="To score: the ids, CSV or Parquet; their column is named as in the own data set."),
+    ] = None,
+    ids_from: Annotated[str | None, typer.Option(help="To score: a registered data set with the ids.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the signed job here, for a launcher; submit nothing.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """At the label owner: sign a training job under a contract in force, and submit it."""
-    with _refusing(as_json), _agent(folder) as (agent, lab):
-        agreed = agent.contracts.in_force(contract, int(time.time()))
-        rules = Recipe() if recipe is None else load_recipe(_text(recipe))
-        public = rules.model_copy(update={"parties": {}, "sample": rules.sample.model_copy(update={"seed": None})})
+    """At the label owner: sign a training or a scoring job under a contract in force, and submit it."""
+    scoring = kind is JobKind.SCORE
+    if scoring and (model is None or (ids is None) == (ids_from is None) or recipe is not None):
+        raise typer.BadParameter(
+            "give --model, and --ids or --ids-from; its recipe is the model's", param_hint="--kind"
+        )
+    if not scoring and (model, ids, ids_from) != (None, None, None):
+        raise typer.BadParameter("--model, --ids and --ids-from go with --kind score", param_hint="--kind")
+    with _refusing(as_json), _agent(folder) as (agent, lab), ExitStack() as undo:
         now = int(time.time())
+        agreed = agent.contracts.in_force(contract, now)
+        job, digest = f"{kind.value}-{secrets.token_hex(4)}", agreed.hash().hex()
+        if model is not None:
+            agent.check_model(model, digest)
+            asked = _asked(agent, agreed, folder, ids, ids_from)
+            Folder(folder / "jobs" / job).write(ASKED_FILE, asked)
+            undo.callback(_forget, folder / "jobs" / job)
+            text = _recipe_of(folder, model)
+        else:
+            rules = Recipe() if recipe is None else load_recipe(_text(recipe))
+            public = rules.model_copy(update={"parties": {}, "sample": rules.sample.model_copy(update={"seed": None})})
+            text = public.canonical().decode()
         document = JobDocument(
-            contract_hash=agreed.hash().hex(),
-            job=f"train-{secrets.token_hex(4)}",
-            kind=JobKind.TRAIN,
-            recipe=public.canonical().decode(),
+            contract_hash=digest,
+            job=job,
+            kind=kind,
+            recipe=text,
             nonce=secrets.token_hex(16),
             issued=now,
             expires=now + JOB_HOURS * 3600,
+            model=model or "",
         )
         _hand_over(agent, lab, document, folder, out, as_json)
+        undo.pop_all()
+
+
+def _asked(agent: Agent, contract: Contract, folder: Path, ids: Path | None, ids_from: str | None) -> bytes:
+    """The ids to be scored, from a file or from a registered data set, as they are kept in the job's folder."""
+    registry = open_registry(folder)
+    if ids is None:
+        found, _ = read_source_ids(registry.get(ids_from or "").source)
+    else:
+        found, _ = read_ids(ids, registry.get(agent.source_of(contract)).source.id_column)
+    contract.check_set_size(len(found))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([[ASKED_COLUMN], *([name] for name in found)])
+    return text.getvalue().encode()
+
+
+def _forget(job_folder: Path) -> None:
+    """Remove the ids of a job that was not handed over."""
+    (job_folder / ASKED_FILE).unlink(missing_ok=True)
+    with suppress(OSError):  # the daemon may have taken the job in
+        job_folder.rmdir()
+
+
+def _recipe_of(folder: Path, job: str) -> str:
+    """The recipe that a model was trained with, in the canonical form of today.
+
+    Raises: RecipeError: RECIPE_MALFORMED.
+    """
+    try:
+        return Recipe.model_validate_json(_document(folder, job).recipe).canonical().decode()
+    except ValueError as error:
+        raise RecipeError("RECIPE_MALFORMED", "the model's recipe is of another version", "train again") from error
+
+
+def _document(folder: Path, job: str) -> JobDocument:
+    return SignedJob.decode((folder / "jobs" / job / "job.json").read_bytes()).document
 
 
 @jobs_app.command("resume")
@@ -218,13 +284,9 @@ def resume_job(
     """At the label owner: go on with a job that broke off, from the last stage that every party had finished."""
     with _refusing(as_json), _agent(folder) as (agent, lab):
         entry = agent.job(job)
-        before = SignedJob.decode((folder / "jobs" / job / "job.json").read_bytes()).document
         now = int(time.time())
-        document = JobDocument(
-            contract_hash=before.contract_hash,
-            job=job,
-            kind=before.kind,
-            recipe=before.recipe,
+        document = replace(
+            _document(folder, job),
             nonce=secrets.token_hex(16),
             issued=now,
             expires=now + JOB_HOURS * 3600,
@@ -289,8 +351,9 @@ def job_status(
         while answer["state"] != "ended" and time.monotonic() < deadline:
             time.sleep(0.5)
             answer = lab.job(job)
-        told = {key: answer[key] for key in ("job", "attempt", "state", "code", "reports")}
-        _say(as_json, told, f"{job}, attempt {answer['attempt']}: {answer['state']} {answer['code'] or ''}".rstrip())
+        told = {key: answer[key] for key in ("job", "kind", "attempt", "state", "code", "reports")}
+        line = f"{job}, {answer['kind']}, attempt {answer['attempt']}: {answer['state']} {answer['code'] or ''}"
+        _say(as_json, told, line.rstrip())
     if answer["state"] == "ended" and answer["code"]:
         raise typer.Exit(EXIT_REFUSED)
 
@@ -352,7 +415,7 @@ def _text(path: Path) -> str:
 
 
 def _line(entry: JobEntry) -> str:
-    return f"{entry.job}  attempt {entry.attempt}  {entry.state.value}  {entry.code}".rstrip()
+    return f"{entry.job}  {entry.kind}  attempt {entry.attempt}  {entry.state.value}  {entry.code}".rstrip()
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from dataclasses import dataclass
 
-from protocols.contract import SCORE, TRAIN, Contract
+from protocols.contract import SCORE, TRAIN, Contract, JobDocument, JobKind
 from protocols.recipe import Recipe
 from protocols.roles import COORDINATOR, Parties
 
@@ -47,8 +47,24 @@ def explain(contract: Contract, me: str) -> Explanation:
     return Explanation(_agreement(contract, me), tuple(disclosed), tuple(received), _bounds(contract))
 
 
-def explain_recipe(recipe: Recipe) -> tuple[str, ...]:
-    """What a job's recipe asks for, in sentences."""
+def explain_job(document: JobDocument, recipe: Recipe, parties: Parties) -> tuple[str, ...]:
+    """What a job asks for, in sentences. recipe: the document's."""
+    return _scoring(document, parties) if document.kind is JobKind.SCORE else _training(recipe)
+
+
+def _scoring(document: JobDocument, parties: Parties) -> tuple[str, ...]:
+    owner = parties.label_owner
+    partial = f" and the partial points of {parties.co_holder}" if len(parties.providers) == 1 else ""
+    return (
+        f"{owner} asks for scores by the model that {document.model} made; each party uses its own part of it.",
+        f"Of which ids is {owner}'s own matter: no document says it, and one id is enough. Each provider learns which "
+        "of its own ids are among them, if all parties hold them.",
+        f"{owner} learns the score of each of them{partial}.",
+        "Nothing is trained, no label is used, and nothing is opened to all parties.",
+    )
+
+
+def _training(recipe: Recipe) -> tuple[str, ...]:
     bins, model, card = recipe.binning, recipe.model, recipe.scorecard
     share = f"{recipe.sample.training_share:.0%} of the common rows train the scorecard, the rest judge it."
     opened = (
@@ -110,6 +126,7 @@ def _as_owner(contract: Contract, parties: Parties) -> tuple[list[str], list[str
         ]
     if SCORE in contract.algorithms:
         one = len(parties.providers) == 1
+        disclosed.append("To each provider, in a scoring job: which of its ids scores are asked for.")
         received.append(
             f"The score of each id it asks for{f', and so the partial points of {parties.co_holder}' if one else ''}."
         )
@@ -133,8 +150,10 @@ def _as_provider(contract: Contract, parties: Parties, me: str) -> tuple[list[st
     if SCORE in contract.algorithms:
         alone = len(parties.providers) == 1
         disclosed.append(
-            f"To {owner}: the partial points of each common row{'' if alone else ', only as part of the sum over all'}."
+            f"To {owner}: the partial points of each common row, and in a scoring job of each id that {owner} asks for "
+            f"and all parties hold{'' if alone else ': only as part of the sum over all'}."
         )
+        received.append(f"In a scoring job: of which of its own ids {owner} asks for scores, if all parties hold them.")
     _add_outputs(contract, disclosed, received)
     if me != parties.co_holder:
         received.append(f"Nothing of what {owner} and {parties.co_holder} could only learn together.")
@@ -153,7 +172,8 @@ def _add_outputs(contract: Contract, disclosed: list[str], received: list[str]) 
 def _bounds(contract: Contract) -> tuple[str, ...]:
     caps = contract.caps
     return (
-        f"At least {caps.minimum_intersection:,} ids in common; at most {caps.maximum_set_size:,} ids a party.",
+        f"At least {caps.minimum_intersection:,} ids in common to train, one to score; at most "
+        f"{caps.maximum_set_size:,} ids a party.",
         f"Keys of at least {caps.minimum_key_bits} bits; bins of at least {caps.bin_floor} rows.",
         f"Exact label counts use at most {caps.label_budget_numerator}/{caps.label_budget_denominator} of what the "
         "labels hold (n h(p)). A provider that engineered its bins against its own agent's check could buy so many "

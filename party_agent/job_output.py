@@ -17,7 +17,8 @@ from protocols.disclosure import Ledger, Line
 from protocols.errors import DataError
 
 OUTPUT_FILE = "output.jsonl"
-STAGES = ("connect", "read", "resume", "align", "encrypt", "bin", "train", "validate", "statement")
+STAGES = ("connect", "read", "resume", "align", "encrypt", "bin", "train", "validate", "statement")  # of a training job
+SCORE_STAGES = ("connect", "read", "resume", "align", "score", "statement")
 _STATEMENT_FILE = "statement.json"
 _RECORDED_FILE = "recorded.json"
 _MOST_BYTES = 16 << 20
@@ -40,10 +41,11 @@ class JobProgress:
     @property
     def percent(self) -> int:
         """Of the whole job, each stage counted alike: a rough figure, which never goes back."""
-        if self.stage not in STAGES:
+        stages = SCORE_STAGES if "score" in self.begun else STAGES
+        if self.stage not in stages:
             return 0
         within = min(self.done / self.total, 1.0) if self.total else 0.0
-        return int(100 * (STAGES.index(self.stage) + within) / len(STAGES))
+        return int(100 * (stages.index(self.stage) + within) / len(stages))
 
 
 def read_progress(folder: Path) -> JobProgress:
@@ -52,7 +54,7 @@ def read_progress(folder: Path) -> JobProgress:
     last: dict[str, Any] = {}
     for line in _lines(folder / OUTPUT_FILE):
         stage = line.get("stage")
-        if stage in STAGES:
+        if stage in STAGES or stage in SCORE_STAGES:
             last = line
             if stage not in begun:
                 begun.append(stage)

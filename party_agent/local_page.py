@@ -28,7 +28,7 @@ from starlette.concurrency import run_in_threadpool
 
 from party_agent.agent import Agent, JobEntry, JobState
 from party_agent.audit_log import FileMedium
-from party_agent.explanation import explain, explain_recipe
+from party_agent.explanation import explain, explain_job
 from party_agent.job_output import read_progress
 from protocols.audit import MAX_LINE_BYTES, parse_line
 from protocols.audit_export import instant, sentence
@@ -247,7 +247,7 @@ def _waiting(agent: Agent, folder: Path, entry: JobEntry) -> dict[str, Any]:
         contract = agent.contracts.get(entry.contract).contract
         document = SignedJob.decode((folder / "jobs" / entry.job / "job.json").read_bytes()).document
         shown["explanation"] = explain(contract, agent.settings.name).parts()
-        shown["recipe"] = explain_recipe(recipe_from_canonical(document.recipe.encode()))
+        shown["recipe"] = explain_job(document, recipe_from_canonical(document.recipe.encode()), contract.parties)
         shown["owner"] = contract.parties.label_owner
         shown["expires"] = _day(document.expires)
     except (ConcordatError, OSError) as error:

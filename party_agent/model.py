@@ -16,7 +16,7 @@ from party_agent.scorecard import PointsTable
 from party_agent.store import Folder
 from protocols.binning.prebins import FeatureKind, PreBinning
 from protocols.binning.table import BinnedFeature
-from protocols.errors import DataError
+from protocols.errors import ContractViolationError, DataError
 from protocols.fixed_point import FEATURE_BITS, FloatArray, IntArray
 from protocols.statement import Statement
 
@@ -119,6 +119,26 @@ def read(folder: Folder) -> OwnModel:
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError("MODEL_UNREADABLE", f"{MODEL_FILE} is damaged", "restore it from a backup") from error
+
+
+def read_trained(folder: Folder, job: str, contract: str) -> OwnModel:
+    """The model in a folder, if it is the one that `job` made under the contract of this hash (hex).
+
+    Raises: DataError: as `read`; ContractViolationError: MODEL_UNKNOWN.
+    """
+    own = read(folder)
+    if (own.job, own.contract) != (job, contract):
+        raise model_unknown()
+    return own
+
+
+def model_unknown() -> ContractViolationError:
+    """The error of a scoring job whose model is not here, or was not trained under its contract."""
+    return ContractViolationError(
+        "MODEL_UNKNOWN",
+        "this agent keeps no model of that training job under the contract of the scoring job",
+        "name a training job that ended well at every party under the same version of the contract, or train again",
+    )
 
 
 def _feature(item: dict[str, Any]) -> BinnedFeature:

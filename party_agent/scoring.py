@@ -4,43 +4,52 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
 
 from party_agent import model
-from party_agent.dataset import Table, read_ids, read_table
-from party_agent.job import FromStored, Seat, Stages, ToStored
+from party_agent.dataset import Table
+from party_agent.job import FromStored, Reader, Seat, Stages, ToStored
+from party_agent.model import OwnModel
 from party_agent.scorecard import GradeTable, pd_of_score
+from party_agent.store import Folder
 from protocols.errors import DataError
 from protocols.fixed_point import IntArray
 from protocols.scoring.label_owner import ScoringOwner, Totals
 from protocols.scoring.messages import SCORE_STEPS
 from protocols.scoring.provider import ScoringProvider
+from protocols.session import Progress
 
 T = TypeVar("T")
 
 SCORES_FILE = "scored.csv"
 
+Asked = Callable[[], Sequence[str]]  # canonical ids
+
 
 class ScoringJob(Stages):
     """Scores of the ids that all parties hold; a provider learns which of its ids those are, and nothing else.
 
-    Args: data: own data; ids: at the label owner, the file of ids to be scored (None: all of its data).
+    Args: trained: the folder of the training job whose model is used; reader: own rows with the columns of that model;
+        asked: at the label owner, the ids to be scored (None: all of its rows).
     """
 
-    def __init__(self, seat: Seat, data: Path, id_column: str, ids: Path | None) -> None:
+    def __init__(self, seat: Seat, trained: Folder, reader: Callable[[OwnModel], Reader], asked: Asked | None) -> None:
         super().__init__(seat)
-        self._data = data
-        self._id_column = id_column
-        self._ids = ids
+        self._trained = trained
+        self._reader = reader
+        self._asked = asked
 
     def run(self) -> None:
         """The job, one line a stage."""
-        self._own = model.read(self._seat.folder)
+        job = self._seat.agreement.job
+        self._own = model.read_trained(self._trained, job.model, job.contract_hash)
+        if self.leads:
+            self._grades = GradeTable.from_json(self._trained.read_json("grades.json"))
         table, asked = self.read()
+        self.resume(())
         aligned = self.align(table, training_share=1.0, minimum=1)
         totals = self.score(aligned.table)
         statement = self.state()
@@ -54,12 +63,11 @@ class ScoringJob(Stages):
 
     def read(self) -> tuple[Table, int]:
         """Own rows with the columns of the model (at the label owner, those asked for); how many ids were asked for."""
-        table, _ = read_table(
-            self._data, self._id_column, None, self._recipe, self._seat.name, model_columns=self._own.kinds
-        )
-        if self._ids is None:
+        self._seat.on_stage("read", Progress("started", 0, 0))
+        table, _ = self._reader(self._own)(self._recipe)
+        if self._asked is None:
             return table, len(table.ids)
-        asked, _ = read_ids(self._ids, self._id_column)
+        asked = self._asked()
         wanted = set(asked)
         rows = np.flatnonzero(np.array([name in wanted for name in table.ids]))
         if not len(rows):
@@ -88,12 +96,13 @@ class ScoringJob(Stages):
 
     def write(self, table: Table, asked: int, scores: IntArray) -> None:
         """id, score, probability of default and grade of each scored row."""
-        grades = GradeTable.from_json(self._seat.folder.read_json("grades.json"))
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow(["id", "score", "pd", "grade"])
         pds = pd_of_score(scores, self._own.points.scaling)
-        for name, value, pd, grade in zip(table.ids, scores.tolist(), pds.tolist(), grades.grade(scores), strict=True):
+        for name, value, pd, grade in zip(
+            table.ids, scores.tolist(), pds.tolist(), self._grades.grade(scores), strict=True
+        ):
             rows.writerow([name, value, f"{pd:.6f}", grade])
         self._seat.folder.write(SCORES_FILE, text.getvalue().encode())
         self._seat.folder.write_json("scored.json", {"asked": asked, "scored": len(scores)})

@@ -384,7 +384,8 @@ class JobDocument:
     """A request to run one attempt of one job under one contract. Times are whole Unix seconds, UTC.
 
     contract_hash, nonce: hex, 32 and 16 bytes. recipe: the recipe in canonical text, whose hash every party reports.
-    No seed is in here: a seed in a job document would be a back door.
+    model: in a scoring job the training job whose model is used, '' (and absent from the bytes) in a training job.
+    No seed is in here: a seed in a job document would be a back door. Nor what is scored: that is its owner's own.
     """
 
     contract_hash: str
@@ -395,16 +396,21 @@ class JobDocument:
     issued: int
     expires: int
     attempt: int = 1
+    model: str = ""
 
     def __post_init__(self) -> None:
         code = "JOB_MALFORMED"
         _require_identifier(self.job, code)
+        if self.model != "" or self.kind is JobKind.SCORE:
+            _require_identifier(self.model, code)
         _require_text(self.recipe, MAX_DOCUMENT_BYTES // 2, code)
         for value in (self.issued, self.expires, self.attempt):
             _require_integer(value, code)
         _require_hex(self.contract_hash, 32, code)
         _require_hex(self.nonce, NONCE_BYTES, code)
         if not isinstance(self.kind, JobKind) or self.issued >= self.expires or self.attempt < 1:
+            _malformed(code)
+        if (self.kind is JobKind.SCORE) != bool(self.model) or self.model == self.job:
             _malformed(code)
 
     @property
@@ -414,7 +420,12 @@ class JobDocument:
 
     def canonical(self) -> bytes:
         """The bytes that are signed."""
-        return _canonical(asdict(self) | {"kind": self.kind.value})
+        return _canonical(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in its canonical form."""
+        document = asdict(self) | {"kind": self.kind.value}
+        return {name: document[name] for name in _job_fields(self.kind.value)}
 
     def sign(self, key: Ed25519PrivateKey) -> SignedJob:
         """This document with the label owner's signature."""
@@ -457,8 +468,7 @@ class SignedJob:
 
     def encode(self) -> bytes:
         """The bytes to store and to send."""
-        document = asdict(self.document) | {"kind": self.document.kind.value}
-        return _canonical({"document": document, "signature": self.signature})
+        return _canonical({"document": self.document.to_json(), "signature": self.signature})
 
     @classmethod
     def decode(cls, data: bytes) -> SignedJob:
@@ -468,7 +478,8 @@ class SignedJob:
         """
         code = "JOB_MALFORMED"
         outer = _record(_parse(data, code), ("document", "signature"), code)
-        inner = _record(outer["document"], [item.name for item in fields(JobDocument)], code)
+        given = outer["document"]
+        inner = _record(given, _job_fields(given.get("kind") if isinstance(given, dict) else None), code)
         kinds = {kind.value: kind for kind in JobKind}
         kind = _require_text(inner["kind"], 16, code)
         if kind not in kinds:
@@ -482,8 +493,15 @@ class SignedJob:
             issued=_require_integer(inner["issued"], code),
             expires=_require_integer(inner["expires"], code),
             attempt=_require_integer(inner["attempt"], code),
+            model=_require_text(inner.get("model", ""), 64, code),
         )
         return _same(cls(document, _require_text(outer["signature"], 128, code)), data, code)
+
+
+def _job_fields(kind: object) -> list[str]:
+    """What a job document of this kind has: only one that scores names a model."""
+    names = [item.name for item in fields(JobDocument)]
+    return names if kind == JobKind.SCORE.value else [name for name in names if name != "model"]
 
 
 def fingerprint(identity: Ed25519PublicKey) -> str:

@@ -1092,7 +1092,8 @@ def _api(api: FuzzedApi) -> Iterator[Target]:
     proposed = SignedContract(agreed, (("bank", api.sign(agreed)),)).encode().decode()
     recipe = Recipe().canonical().decode()
     issued = int(time.time())
-    job = JobDocument(digest, "job-1", JobKind.SCORE, recipe, "1" * 32, issued, issued + 3600).sign(api._key)
+    scoring = JobDocument(digest, "job-1", JobKind.SCORE, recipe, "1" * 32, issued, issued + 3600, model="train-1")
+    job = scoring.sign(api._key)
     event = ContractEvent(digest, "bank", EventKind.SUSPEND, 1, issued, "x").sign(api._key)
     posts: tuple[tuple[str, dict[str, Any]], ...] = (
         ("/v1/enrolment", dict(api.enrolment)),

@@ -105,6 +105,7 @@ class RunningLab:
             issued=now,
             expires=now + 3600,
             attempt=attempt,
+            model="train-0" if kind is JobKind.SCORE else "",
         )
         return document.sign(load_identity(self.root / contract.parties.label_owner / "identity.pem"))
 

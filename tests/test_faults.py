@@ -298,7 +298,7 @@ def test_a_job_document_signed_by_a_provider_is_refused_by_all(prepared: Prepare
 
 
 def test_a_job_document_for_another_kind_of_job_is_refused_by_all(prepared: Prepared) -> None:
-    prepared.issue(replace(prepared.document(), kind=JobKind.SCORE))
+    prepared.issue(replace(prepared.document(), kind=JobKind.SCORE, model="train-0"))
     check_ended(prepared.run(), "JOB_OTHER_KIND", prepared.out)
 
 

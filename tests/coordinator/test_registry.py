@@ -80,7 +80,8 @@ def propose(registry: Registry, contract_id: str = "contract-1") -> Contract:
 
 
 def job(agreed: Contract, name: str, attempt: int = 1, nonce: str = "00" * 16) -> SignedJob:
-    document = JobDocument(agreed.hash().hex(), name, JobKind.SCORE, RECIPE, nonce, 1, 2_000_000_000_000, attempt)
+    ends = 2_000_000_000_000
+    document = JobDocument(agreed.hash().hex(), name, JobKind.SCORE, RECIPE, nonce, 1, ends, attempt, "train-0")
     return document.sign(KEYS["bank"])
 
 

@@ -13,14 +13,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from party_agent.agent import Agent, JobState
+from party_agent.agent import Agent, JobEntry, JobState
 from party_agent.agent_store import AgentSettings, write_settings
 from party_agent.audit_log import LOG_FILE
 from party_agent.enrolment import create_institution
+from party_agent.job_process import ASKED_FILE
+from party_agent.model import OwnModel
+from party_agent.model import write as write_model
 from party_agent.peers import PeerBook
+from party_agent.scorecard import PointsTable, Scaling
+from party_agent.store import Folder
 from party_agent.transport import load_identity
 from protocols.audit import entries_of, verify_log
 from protocols.contract import BIN, TRAIN, Caps, Contract, JobDocument, JobKind, Member, SignedContract, SignedJob
@@ -121,6 +127,17 @@ class World:
             contract.hash().hex(), "train-1", JobKind.TRAIN, text, os.urandom(16).hex(), now, now + 3600
         )
         return replace(document, **changes).sign(KEYS[key])
+
+    def trained(self, contract: Contract, state: JobState = JobState.FINISHED, job: str = "train-1") -> None:
+        """A training job of the contract has come to this end, and left a model."""
+        folder = Folder(self.folder / "jobs" / job)
+        folder.write("job.json", self.job(contract, job=job).encode())
+        points = PointsTable.of(ME, (), np.empty(0), Scaling(20, 600, 50), None)
+        write_model(folder, OwnModel(job, contract.hash().hex(), (), (), None, points, 1, 0.0))
+        self.agent._keep(JobEntry(job, 1, "train", contract.hash().hex(), state))
+
+    def scoring(self, contract: Contract, model: str = "train-1", **changes: Any) -> SignedJob:
+        return self.job(contract, **{"job": "score-1", "kind": JobKind.SCORE, "model": model} | changes)
 
     def deliver(self, *jobs: SignedJob) -> None:
         """The lab delivers documents, and takes a round."""
@@ -390,6 +407,151 @@ def test_a_later_attempt_follows_one_that_has_ended_with_the_same_recipe(world: 
     assert world.lab.told[-1] == ("train-1", 2, "refused", "ATTEMPT_INVALID")
     world.deliver(world.job(contract, attempt=2))
     assert world.lab.told[-1] == ("train-1", 2, "accepted", None)
+
+
+# -- scoring
+
+
+def test_a_scoring_job_with_a_model_that_was_trained_here_runs_in_a_process_that_scores(world: World) -> None:
+    contract = world.contract()
+    world.trained(contract)
+    world.deliver(world.scoring(contract))
+    assert world.lab.told[-1] == ("score-1", 1, "accepted", None)
+    world.start("score-1")
+    words = Path(f"/proc/{world.agent._processes['score-1'].pid}/cmdline").read_bytes().decode().split("\0")
+    assert words[words.index("party_agent") + 1] == "score"
+    assert words[words.index("--model") + 1] == str(world.folder / "jobs" / "train-1")
+    assert words[words.index("--source") + 1] == "history"
+    assert not {"--ids", "--split-seed"} & set(words)  # what is scored is the label owner's matter
+    assert [kind for kind, _ in world.records()][-2:] == ["job accepted", "job started"]
+    assert [(entry.job, entry.kind) for entry in world.agent.jobs()] == [("score-1", "score"), ("train-1", "train")]
+
+
+def test_no_model_that_was_not_trained_here_is_scored_with(world: World) -> None:
+    contract = world.contract()
+    world.refuses(world.scoring(contract), "MODEL_UNKNOWN")
+
+
+def test_no_model_of_another_contract_is_scored_with_even_of_an_earlier_version(world: World) -> None:
+    old = world.contract()
+    world.trained(old)
+    world.refuses(world.scoring(world.contract(purpose="another purpose")), "MODEL_UNKNOWN")
+    amended = world.contract(version=2, supersedes=old.hash().hex())
+    world.refuses(world.scoring(amended, job="score-2"), "MODEL_UNKNOWN")
+
+
+@pytest.mark.parametrize("state", [state for state in JobState if state is not JobState.FINISHED])
+def test_no_model_of_a_job_that_did_not_end_well_is_scored_with(world: World, state: JobState) -> None:
+    contract = world.contract()
+    world.trained(contract, state)
+    world.refuses(world.scoring(contract), "MODEL_UNKNOWN")
+
+
+def test_a_scoring_job_is_no_model(world: World) -> None:
+    contract = world.contract()
+    world.trained(contract)
+    world.deliver(world.scoring(contract))
+    world.agent._keep(replace(world.agent.job("score-1"), state=JobState.FINISHED))
+    world.refuses(world.scoring(contract, model="score-1", job="score-2"), "MODEL_UNKNOWN")
+
+
+def test_a_model_that_is_not_the_one_of_its_job_or_that_is_gone_is_not_scored_with(world: World) -> None:
+    contract = world.contract()
+    world.trained(contract)
+    path = world.folder / "jobs" / "train-1" / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"job": "train-9"}))
+    world.refuses(world.scoring(contract), "MODEL_UNKNOWN")
+    path.write_text("{}")
+    world.refuses(world.scoring(contract, job="score-2"), "MODEL_UNREADABLE")
+    path.unlink()
+    world.refuses(world.scoring(contract, job="score-3"), "MODEL_MISSING")
+
+
+@pytest.mark.parametrize("algorithms", [("align-ecdh",), ("align-ecdh", "bin-chimerge", "train-logistic")])
+def test_scoring_under_a_contract_that_does_not_allow_it_is_refused(world: World, algorithms: tuple[str, ...]) -> None:
+    contract = world.contract(algorithms=algorithms)
+    world.trained(contract)
+    world.refuses(world.scoring(contract), "ALGORITHM_NOT_ALLOWED")
+
+
+def test_scoring_jobs_and_training_jobs_use_up_the_same_runs(world: World) -> None:
+    contract = world.contract(Caps(runs=2))
+    world.trained(contract)
+    world.deliver(world.scoring(contract))
+    world.refuses(world.scoring(contract, job="score-2"), "RUNS_SPENT")
+
+
+def test_a_scoring_job_beyond_the_set_size_of_the_contract_is_refused(world: World) -> None:
+    contract = world.contract(Caps(maximum_set_size=999_999))
+    world.trained(contract)
+    world.refuses(world.scoring(contract), "SET_TOO_LARGE")
+
+
+@pytest.mark.parametrize(("policy", "code"), [('kinds = ["train"]', "POLICY_KIND"), ("most_jobs = 1", "POLICY_JOBS")])
+def test_the_policy_of_the_institution_stands_above_a_contract_that_allows_scoring(
+    world: World, policy: str, code: str
+) -> None:
+    contract = world.contract()
+    world.trained(contract)
+    world.policy(policy + "\n")
+    world.refuses(world.scoring(contract), code)
+
+
+def test_a_scoring_job_waits_for_a_person_where_the_policy_says_so(world: World) -> None:
+    contract = world.contract()
+    world.trained(contract)
+    (world.folder / "policy.toml").unlink()
+    world.deliver(world.scoring(contract))
+    assert world.state("score-1") is JobState.WAITING
+    world.start("score-1")
+    assert not world.agent._processes
+
+
+@pytest.mark.parametrize("signer", ["tax", COORDINATOR])
+def test_nobody_but_the_label_owner_asks_for_scores(world: World, signer: str) -> None:
+    contract = world.contract()
+    world.trained(contract)
+    world.refuses(world.scoring(contract, key=signer), "JOB_SIGNATURE_INVALID")
+
+
+def test_a_scoring_job_whose_model_the_lab_altered_is_refused(world: World) -> None:
+    contract = world.contract()
+    world.trained(contract)
+    world.trained(contract, job="train-2")
+    job = world.scoring(contract)
+    world.refuses(SignedJob(replace(job.document, model="train-2"), job.signature), "JOB_SIGNATURE_INVALID")
+
+
+def test_a_later_attempt_at_a_scoring_job_has_the_same_model(world: World) -> None:
+    contract = world.contract()
+    world.trained(contract)
+    world.trained(contract, job="train-2")
+    world.deliver(world.scoring(contract))
+    world.start("score-1")
+    world.ended_with("PARTY_ABSENT", "score-1")
+    world.deliver(world.scoring(contract, "train-2", attempt=2))
+    assert world.lab.told[-1] == ("score-1", 2, "refused", "ATTEMPT_INVALID")
+    world.deliver(world.scoring(contract, attempt=2))
+    assert world.lab.told[-1] == ("score-1", 2, "accepted", None)
+
+
+def test_the_label_owner_scores_the_ids_that_it_named_and_never_all_rows_for_want_of_them(world: World) -> None:
+    roles = [("bank", "feature provider"), (ME, "label owner"), ("tax", "feature provider"), (COORDINATOR, COORDINATOR)]
+    keys = KEYS | {ME: world.key}
+    contract = world.contract(members=tuple(Member(name, role, identity(keys[name])) for name, role in roles))
+    world.trained(contract)
+    own = [
+        SignedJob(job.document, job.document.sign(world.key).signature)
+        for job in (world.scoring(contract), world.scoring(contract, job="score-2"))
+    ]
+    world.refuses(own[0], "IDS_MISSING")
+    asked = world.folder / "jobs" / "score-2" / ASKED_FILE
+    asked.parent.mkdir()
+    asked.write_text("id\nA1\n")
+    world.deliver(own[1])
+    world.start("score-2")
+    words = Path(f"/proc/{world.agent._processes['score-2'].pid}/cmdline").read_bytes().decode().split("\0")
+    assert words[words.index("--ids") + 1] == str(asked)
 
 
 # -- the contract's bounds

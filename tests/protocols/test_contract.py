@@ -233,7 +233,7 @@ def test_nobody_else_can_ask_for_a_job(name: str) -> None:
     [
         {"job": "job-2"},
         {"recipe": "lambda = 0.1\n"},
-        {"kind": JobKind.SCORE},
+        {"kind": JobKind.SCORE, "model": "train-1"},
         {"nonce": "cd" * 16},
         {"expires": NOW + 101},
         {"issued": NOW - 9},
@@ -243,6 +243,34 @@ def test_nobody_else_can_ask_for_a_job(name: str) -> None:
 def test_no_word_of_a_job_can_be_changed(changes: dict[str, Any]) -> None:
     altered = SignedJob(replace(job(), **changes), job().sign(KEYS["bank"]).signature)
     violates("JOB_SIGNATURE_INVALID", lambda: altered.verify(CONTRACT, NOW, Nonces()))
+
+
+def test_no_word_of_a_scoring_job_can_be_changed() -> None:
+    asked = job(kind=JobKind.SCORE, model="train-1")
+    for changes in ({"model": "train-2"}, {"kind": JobKind.TRAIN, "model": ""}):
+        altered = SignedJob(replace(asked, **changes), asked.sign(KEYS["bank"]).signature)
+        violates("JOB_SIGNATURE_INVALID", lambda altered=altered: altered.verify(CONTRACT, NOW, Nonces()))
+
+
+def test_only_a_scoring_job_has_a_model_in_its_bytes() -> None:
+    for document in (job(), job(kind=JobKind.SCORE, model="train-1")):
+        data = document.sign(KEYS["bank"]).encode()
+        assert SignedJob.decode(data).document == document
+        assert (b'"model":"train-1"' in data, b"model" in data) == ((document.kind is JobKind.SCORE,) * 2)
+    data = job(kind=JobKind.SCORE, model="train-1").sign(KEYS["bank"]).encode()
+    of_training = job().sign(KEYS["bank"]).encode()
+    for other in (
+        data.replace(b'"model":"train-1",', b""),
+        data.replace(b'"train-1"', b'""'),
+        data.replace(b'"train-1"', b"null"),
+        data.replace(b'"train-1"', b'"../x"'),
+        data.replace(b'"kind":"score"', b'"kind":"train"'),
+        of_training.replace(b'"nonce"', b'"model":"","nonce"'),
+        of_training.replace(b'"nonce"', b'"model":"train-1","nonce"'),
+        of_training.replace(b'"kind":"train"', b'"kind":"score"'),
+    ):
+        assert other not in (data, of_training)
+        violates("JOB_MALFORMED", lambda other=other: SignedJob.decode(other))
 
 
 def test_a_job_runs_under_its_own_contract_and_in_its_own_time() -> None:
@@ -267,6 +295,11 @@ def test_a_job_runs_under_its_own_contract_and_in_its_own_time() -> None:
         {"attempt": 1.0},
         {"expires": NOW - 10},
         {"kind": "train"},
+        {"kind": JobKind.SCORE},
+        {"kind": JobKind.SCORE, "model": "../x"},
+        {"kind": JobKind.SCORE, "model": "job-1"},
+        {"model": "train-1"},
+        {"model": None},
         {"recipe": "\ud800"},
     ],
 )
