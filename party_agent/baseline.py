@@ -13,16 +13,18 @@ from protocols.errors import LocalProtocolError
 from protocols.fixed_point import FEATURE_BITS, FloatArray
 
 
-def own_columns(bins: BinningTable, table: Table, training: NDArray[np.bool_], l2: float) -> Baseline:
-    """AUC and KS on the test rows of a fit on the own model features alone."""
+def own_columns(
+    bins: BinningTable, table: Table, training: NDArray[np.bool_], test: NDArray[np.bool_], l2: float
+) -> Baseline:
+    """AUC and KS on the test rows of a fit on the training rows, on the own model features alone."""
     if table.label is None:
         raise LocalProtocolError("ROLE_INVALID", "only the label owner has a baseline")
     columns = {column.name: column.values for column in table.columns}
     values = [f.values[f.codes(columns[f.name])] / (1 << FEATURE_BITS) for f in bins.features]
     x = np.column_stack([np.ones(len(table.ids)), *values])
     weights = fit(x[training], table.label[training], l2)
-    logits = x[~training] @ weights
-    return Baseline(*ranking_figures(table.label[~training], logits), logits)
+    logits = x[test] @ weights
+    return Baseline(*ranking_figures(table.label[test], logits), logits)
 
 
 def fit(x: FloatArray, label: NDArray[np.int64], l2: float) -> FloatArray:

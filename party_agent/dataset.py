@@ -8,6 +8,7 @@ is applied here, once. Findings and errors name columns and count rows; they nev
 from __future__ import annotations
 
 import csv
+import datetime
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -23,7 +24,7 @@ import numpy.typing as npt
 from protocols.binning.prebins import FeatureKind
 from protocols.errors import DataError
 from protocols.psi.identifiers import canonical_id, check_character_valid
-from protocols.recipe import PartyColumns, Recipe
+from protocols.recipe import Judgement, PartyColumns, Recipe
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -35,6 +36,7 @@ _PARQUET_MAGIC = b"PAR1"
 _DELIMITERS = (",", ";", "\t")
 _BLANKS = " \t\r\n\v\f\u00a0\u3000\ufeff"  # what is trimmed from a cell
 _NAMES_SHOWN = 8
+_DATE = re.compile(r"(\d{4})[-/]?(\d{2})[-/]?(\d{2})(?!\d)")
 _WHOLE_NUMBERS = re.compile(r"U?(TINYINT|SMALLINT|INTEGER|BIGINT|HUGEINT)|DECIMAL\([0-9]+,\s?0\)")
 
 
@@ -76,11 +78,17 @@ class Column:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A party's rows. ids: canonical and unique; label: 0/1, shape (n,), for the label owner only."""
+    """A party's rows. ids: canonical and unique; label: 0/1, shape (n,), for the label owner only.
+
+    late: which rows are the out-of-time sample; existing: an existing score, NaN for none. Both at the label owner, if
+    its recipe names the columns; neither is a feature.
+    """
 
     ids: tuple[str, ...]
     label: IntArray | None
     columns: tuple[Column, ...]
+    late: BoolArray | None = None
+    existing: npt.NDArray[np.float64] | None = None
 
     def take(self, rows: IntArray) -> Table:
         """The table of `rows` (positions, shape (m,)), in their order."""
@@ -88,6 +96,8 @@ class Table:
             ids=tuple(self.ids[row] for row in rows.tolist()),
             label=None if self.label is None else _frozen(self.label[rows]),
             columns=tuple(column.take(rows) for column in self.columns),
+            late=None if self.late is None else _frozen(self.late[rows]),
+            existing=None if self.existing is None else _frozen(self.existing[rows]),
         )
 
 
@@ -138,7 +148,10 @@ def table_of(
     else:
         columns, more = _columns(cells, list(model_columns), kept, rules, model_columns)
     findings += more
-    table = Table(ids=tuple(ids), label=label, columns=columns)
+    late, existing = None, None
+    if label is not None and model_columns is None:
+        late, existing = _late(cells, rules.judgement, kept), _existing(cells, rules.judgement, kept)
+    table = Table(ids=tuple(ids), label=label, columns=columns, late=late, existing=existing)
     table, more = _without_repeats(table, cells.called, keep_first_duplicate)
     findings += more
     if table.label is not None and table.label.min() == table.label.max():
@@ -410,9 +423,50 @@ def _label(cells: Cells, label_column: str, kept: BoolArray) -> IntArray:
     return _frozen(values.astype(np.int64))
 
 
+def _late(cells: Cells, rules: Judgement, kept: BoolArray) -> BoolArray | None:
+    """Which rows have the first out-of-time date or a later one."""
+    if rules.date_column is None or rules.out_of_time_from is None:
+        return None
+    days = [_day(text) for text in cells.text(cells.index(rules.date_column))[kept].tolist()]
+    first = _day(rules.out_of_time_from)
+    invalid = sum(day is None for day in days)
+    if invalid or first is None:
+        what = f"is no date in {counted_rows(invalid)}" if invalid else "is compared with no date"
+        raise DataError(
+            "DATE_INVALID",
+            f"the date column '{rules.date_column}' of {cells.called} {what}",
+            "write dates as YYYY-MM-DD, and leave out rows without one",
+        )
+    return _frozen(np.array([day is not None and day >= first for day in days], dtype=np.bool_))
+
+
+def _day(text: str) -> datetime.date | None:
+    found = _DATE.match(text)
+    try:
+        return datetime.date(*(int(part) for part in found.groups())) if found else None
+    except ValueError:
+        return None
+
+
+def _existing(cells: Cells, rules: Judgement, kept: BoolArray) -> npt.NDArray[np.float64] | None:
+    """The existing score, the safer the higher; NaN where there is none."""
+    if rules.score_column is None:
+        return None
+    values, filled, _ = cells.numbers(cells.index(rules.score_column))
+    invalid = int(np.count_nonzero((filled & ~np.isfinite(values))[kept]))
+    if invalid:
+        raise DataError(
+            "NUMBER_INVALID",
+            f"the score column '{rules.score_column}' of {cells.called} is no finite number in {counted_rows(invalid)}",
+            "leave a missing score empty",
+        )
+    return _frozen((values if rules.score_rises_with == "safety" else -values)[kept])
+
+
 def _feature_names(cells: Cells, taken: Sequence[str | None], rules: PartyColumns) -> list[str]:
     """The columns to use, in file order; every column that the recipe names must be there."""
     reserved = {column_name(name) for name in taken if name is not None}
+    judged = {column_name(name) for name in rules.judgement.columns}
     excluded = {column_name(name) for name in rules.exclude}
     for name in (*rules.exclude, *rules.categorical, *rules.special):
         cells.index(name)
@@ -422,7 +476,7 @@ def _feature_names(cells: Cells, taken: Sequence[str | None], rules: PartyColumn
                 f"the recipe names column '{name}', which is the id or the label, as a feature",
                 "take it out of the party's section of the recipe",
             )
-    return [name for name in cells.names if name not in reserved | excluded]
+    return [name for name in cells.names if name not in reserved | excluded | judged]
 
 
 def _columns(
@@ -484,6 +538,8 @@ def _without_repeats(table: Table, called: str, keep_first: bool) -> tuple[Table
     differs = np.zeros(repeats.size, dtype=np.bool_)
     if table.label is not None:
         differs |= table.label[repeats] != table.label[originals]
+    if table.late is not None:
+        differs |= table.late[repeats] != table.late[originals]
     for column in table.columns:
         left, right = column.values[repeats], column.values[originals]
         same = np.equal(left, right).astype(np.bool_)

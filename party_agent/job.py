@@ -17,16 +17,19 @@ from typing import Any, TypeVar
 import numpy as np
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from numpy.typing import NDArray
 
-from party_agent import artefacts, baseline, model, report, report_page
+from party_agent import artefacts, baseline, job_report, model, report, report_page
 from party_agent.checkpoint import Blobs, Checkpoints
 from party_agent.dataset import Finding, Table
+from party_agent.judgement import Judged, judge
 from party_agent.model import OwnModel
+from party_agent.notation import list_of
 from party_agent.policy import Agreement
 from party_agent.row_account import FileRowAccount, Purse
 from party_agent.scorecard import GradeTable, PointsTable, Scaling
 from party_agent.store import FileSpentIndices, Folder, LedgerJournal, Log, journal_path
-from party_agent.validation import Validation, validate
+from party_agent.validation import Validation, check_classes, feature_stability, validate
 from protocols.binning.label_owner import LabelOwner as Gate
 from protocols.binning.messages import STEPS as BIN_STEPS
 from protocols.binning.prebins import PreBinning, floor_rows, prebin
@@ -34,7 +37,7 @@ from protocols.binning.provider import FeatureProvider
 from protocols.binning.table import BinningTable
 from protocols.disclosure import Ledger
 from protocols.errors import DataError, LocalProtocolError
-from protocols.fixed_point import IntArray
+from protocols.fixed_point import FloatArray, IntArray
 from protocols.logistic.messages import STEPS as TRAIN_STEPS
 from protocols.logistic.party import Coefficients, FitRules, Spent, TrainingParty
 from protocols.messages import Bounds
@@ -50,7 +53,7 @@ from protocols.resumption import ResumePoint, agree_on_resume_point
 from protocols.rows.encryption import RowEncryption, RowMasks
 from protocols.rows.messages import STEPS as ROW_STEPS
 from protocols.scoring.label_owner import ScoringOwner, Totals
-from protocols.scoring.messages import VALIDATE_STEPS, OpenBin, OpenFeature, OpenScorecard, SharedReport
+from protocols.scoring.messages import VALIDATE_STEPS, OpenScorecard, SharedReport
 from protocols.scoring.provider import ScoringProvider
 from protocols.session import Channel, OnProgress, Player, Progress, Script, Session, Step, receive, receive_each, send
 from protocols.sharing import Entropy
@@ -100,6 +103,19 @@ class AlignedTable:
 
     table: Table
     alignment: Alignment
+
+    @property
+    def is_training(self) -> NDArray[np.bool_]:
+        """Which rows train."""
+        return np.arange(len(self.table.ids)) < self.alignment.training_rows
+
+    def others(self) -> dict[str, NDArray[np.bool_]]:
+        """Which rows are in each other sample, as far as this party knows: 'rest' to who has no labels."""
+        rest = ~self.is_training
+        if self.table.label is None:
+            return {"rest": rest}
+        late = self.table.late
+        return {"test": rest} if late is None else {"test": rest & ~late, "out_of_time": late}
 
     @property
     def training(self) -> Table:
@@ -215,6 +231,7 @@ class Stages:
                 training_share,
                 minimum,
                 largest,
+                None if table.late is None else ~table.late,
             ).play()
         else:
             script = AligningProvider(
@@ -243,6 +260,7 @@ class TrainingJob(Stages):
         super().__init__(seat)
         self._reader = reader
         self._findings: tuple[Finding, ...] = ()
+        self._judgement: dict[str, Any] | None = None
         self._scaling = Scaling(
             self._recipe.scorecard.pdo, self._recipe.scorecard.base_score, self._recipe.scorecard.base_odds
         )
@@ -256,6 +274,8 @@ class TrainingJob(Stages):
             training_share=self._recipe.sample.training_share,
             minimum=self._recipe.contract.minimum_intersection,
         )
+        if aligned.table.label is not None:
+            check_classes(aligned.table.label, aligned.is_training, aligned.table.late)
         prebinned = self.prebin(aligned)
         rows = self.encrypt(aligned, prebinned)
         bins = self.bin(aligned, prebinned, rows)
@@ -263,7 +283,7 @@ class TrainingJob(Stages):
         own = self.scorecard(bins, coefficients)
         document = self.validate(aligned, bins, coefficients, own)
         statement = self.state()
-        self.report(bins, own, document, statement)
+        self.report(aligned, bins, own, document, statement)
         self._checkpoints.clear()
 
     def read(self) -> Table:
@@ -292,7 +312,7 @@ class TrainingJob(Stages):
             if binning is not None:
                 binnings.append(binning)
                 codes.append(binning.codes(column.values))
-        self._findings += _single_bins(len(training.columns) - len(binnings))
+        self._findings += job_report.single_bins(len(training.columns) - len(binnings))
         if len(binnings) < 3:
             raise DataError(
                 "TOO_FEW_COLUMNS",
@@ -441,7 +461,7 @@ class TrainingJob(Stages):
             spent=self.spent,
         ).play()
         if "scorecard" in self._recipe.open:
-            yield from send(self._parties.label_owner, _open(own))
+            yield from send(self._parties.label_owner, job_report.open_part(own))
         message = yield from receive(self._parties.label_owner, SharedReport)
         return message.parsed()
 
@@ -457,7 +477,7 @@ class TrainingJob(Stages):
         label = aligned.table.label
         if label is None or totals.logits is None:
             raise LocalProtocolError("ROLE_INVALID", "only the label owner validates")
-        training = np.arange(len(label)) < aligned.alignment.training_rows
+        training, others = aligned.is_training, aligned.others()
         rules = self._recipe.scorecard
         grades = (
             GradeTable(rules.grades, rules.cut_scores)
@@ -465,9 +485,13 @@ class TrainingJob(Stages):
             else GradeTable.of_training_scores(totals.points[training], rules.grades, rules.cut_quantiles)
         )
         logits = totals.logits / LOGIT_UNITS
-        validation: Validation = validate(label, logits, totals.points, training, grades)
+        validation = validate(label, logits, totals.points, training, grades, aligned.table.late)
+        self._judgement = self._judge(validation, aligned, totals.points, logits, own, grades)
         self._seat.folder.write_json("grades.json", grades.to_json())
-        model.write_scores(self._seat.folder, aligned.table.ids, totals.points, logits, training)
+        samples = np.full(len(label), "train", dtype="<U11")
+        for name, rows in others.items():
+            samples[rows] = name
+        model.write_scores(self._seat.folder, aligned.table.ids, totals.points, logits, samples)
         joint = self.seconds["encrypt"] + self.seconds["bin"] + self.seconds["train"]
         document = report.shared_report(
             job=self._seat.agreement.job.job,
@@ -488,18 +512,50 @@ class TrainingJob(Stages):
             validation=validation,
             key_bits=self._recipe.keys.bits,
             statement=(),
-            features=_feature_lines(self._seat.name, bins),
+            features=job_report.feature_lines(self._seat.name, bins),
             grades=grades,
             scaling=self._scaling,
             recipe=json.loads(self._seat.agreement.job.recipe),
             versions=report.versions(),
             findings={self._seat.name: self._findings},
-            baseline=baseline.own_columns(bins, aligned.table, training, self._recipe.model.l2),
-            scorecard=_joint_scorecard(self._seat.name, own, opened) if opened else None,
+            baseline=baseline.own_columns(bins, aligned.table, training, others["test"], self._recipe.model.l2),
+            scorecard=job_report.joint_scorecard(self._seat.name, own, opened) if opened else None,
         )
         return document
 
-    def report(self, bins: BinningTable, own: OwnModel, document: dict[str, Any], statement: Statement) -> None:
+    def _judge(
+        self,
+        validation: Validation,
+        aligned: AlignedTable,
+        scores: IntArray,
+        logits: FloatArray,
+        own: OwnModel,
+        grades: GradeTable,
+    ) -> dict[str, Any]:
+        """The label owner's own tables. Its own points tell those of one provider, or of all providers together."""
+        table, test = aligned.table, aligned.others()["test"]
+        if table.label is None:
+            raise LocalProtocolError("ROLE_INVALID", "only the label owner validates")
+        alone = own.points.partial_points(own.codes(table))
+        judged = Judged(
+            table.label[test], logits[test], scores[test], None if table.existing is None else table.existing[test]
+        )
+        without = {list_of(self._parties.providers): alone[test], self._seat.name: (scores - alone)[test]}
+        rules = self._recipe.columns_of(self._seat.name).judgement
+        return judge(validation, judged, grades, without, rules, each=len(self._parties.providers) == 1)
+
+    def _stability(self, aligned: AlignedTable, own: OwnModel) -> list[dict[str, float]]:
+        sizes = [len(feature.woe) for feature in own.features]
+        return feature_stability(own.codes(aligned.table), sizes, aligned.is_training, aligned.others())
+
+    def report(
+        self,
+        aligned: AlignedTable,
+        bins: BinningTable,
+        own: OwnModel,
+        document: dict[str, Any],
+        statement: Statement,
+    ) -> None:
         """The shared report with the agreed statement, and this party's own report."""
         folder = self._seat.folder
         shared = document | {"statement": report.statement_of(statement.lines, self._parties)}
@@ -510,98 +566,15 @@ class TrainingJob(Stages):
             job=self._seat.agreement.job.job,
             finished=str(shared["finished"]),
             parties=self._parties,
-            features=_own_features(bins, own),
+            features=job_report.own_features(bins, own, self._stability(aligned, own)),
             statement=statement.lines,
             scaling=self._scaling,
             training_rows=bins.rows,
             findings=self._findings,
             base_points=own.points.base,
             intercept=own.intercept,
-            selection=_selection(bins),
+            selection=job_report.selection(bins),
+            judgement=self._judgement,
         )
         folder.write_json("report.json", private)
         folder.write("report.html", report_page.render_party(private).encode())
-
-
-def _single_bins(count: int) -> tuple[Finding, ...]:
-    if not count:
-        return ()
-    sentence = f"{count} columns have one bin only on the common rows and were left out."
-    return (Finding("COLUMN_SINGLE_BIN", count, sentence),)
-
-
-def _feature_lines(name: str, bins: BinningTable) -> dict[str, list[report.FeatureLine]]:
-    """What all parties may know of each other's features: kept, or dropped by whom; never an IV."""
-    lines = {name: [report.FeatureLine(feature.alias, True) for feature in bins.features]}
-    lines[name] += [report.FeatureLine(dropped.alias, False, dropped.reason) for dropped in bins.dropped]
-    for party, features in bins.peers.items():
-        kept = [report.FeatureLine(feature.alias, True) for feature in features]
-        dropped = [
-            report.FeatureLine(
-                peer.alias, False, "correlation" if peer.reason == "correlation" else "dropped by the gate"
-            )
-            for peer in bins.dropped_peers[party]
-        ]
-        lines[party] = sorted(kept + dropped, key=lambda line: line.alias)
-    return lines
-
-
-def _own_features(bins: BinningTable, own: OwnModel) -> list[report.OwnFeature]:
-    kept = [
-        report.OwnFeature.of(feature, weight, np.array(points.points))
-        for feature, weight, points in zip(own.features, own.weights, own.points.features, strict=True)
-    ]
-    return kept + [
-        report.OwnFeature(dropped.name, dropped.alias, "", False, dropped.reason) for dropped in bins.dropped
-    ]
-
-
-def _selection(bins: BinningTable) -> list[report.SelectionLine]:
-    lines = [
-        report.SelectionLine(party, feature.alias, feature.iv / 1000, True)
-        for party, features in bins.peers.items()
-        for feature in features
-    ]
-    return lines + [
-        report.SelectionLine(party, peer.alias, peer.iv / 1000, False, peer.reason)
-        for party, dropped in bins.dropped_peers.items()
-        for peer in dropped
-    ]
-
-
-def _open(own: OwnModel) -> OpenScorecard:
-    """Own part of the scorecard for everyone, edges rounded to 3 digits."""
-    return OpenScorecard(
-        tuple(
-            OpenFeature(
-                feature.name,
-                feature.alias,
-                tuple(
-                    OpenBin(label, woe, points)
-                    for label, woe, points in zip(feature.labels(3), feature.woe, own_points.points, strict=True)
-                ),
-            )
-            for feature, own_points in zip(own.features, own.points.features, strict=True)
-        )
-    )
-
-
-def _joint_scorecard(name: str, own: OwnModel, opened: dict[str, OpenScorecard]) -> dict[str, Any]:
-    parts = {name: _open(own), **opened}
-    return {
-        "base_points": own.points.base,
-        "parties": {
-            party: [
-                {
-                    "name": feature.name,
-                    "alias": feature.alias,
-                    "bins": [
-                        {"label": item.label, "woe_units": item.woe, "woe": item.woe / 1e4, "points": item.points}
-                        for item in feature.bins
-                    ],
-                }
-                for feature in part.features
-            ]
-            for party, part in parts.items()
-        },
-    }

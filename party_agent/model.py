@@ -166,16 +166,17 @@ def write_statement(folder: Folder, statement: Statement) -> None:
 
 
 def write_scores(
-    folder: Folder, ids: Sequence[str], scores: IntArray, logits: FloatArray, training: NDArray[np.bool_]
+    folder: Folder, ids: Sequence[str], scores: IntArray, logits: FloatArray, samples: NDArray[np.str_]
 ) -> None:
     """Score and probability of default of each aligned row, at the label owner: id, score, pd, sample.
 
-    Args: logits: of bad, as opened for validation (to 0.01), shape (n_rows,); the rest has that shape too.
+    Args: logits: of bad, as opened for validation (to 0.01), shape (n_rows,); the rest has that shape too; samples:
+        'train', 'test' or 'out_of_time'.
     """
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["id", "score", "pd", "sample"])
     risks = 1.0 / (1.0 + np.exp(-logits))
-    for name, score, risk, train in zip(ids, scores.tolist(), risks.tolist(), training.tolist(), strict=True):
-        rows.writerow([name, score, f"{risk:.6g}", "train" if train else "test"])
+    for name, score, risk, sample in zip(ids, scores.tolist(), risks.tolist(), samples.tolist(), strict=True):
+        rows.writerow([name, score, f"{risk:.6g}", sample])
     folder.write("scores.csv", text.getvalue().encode())

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from party_agent import model, report_page
 from party_agent.baseline import fit
@@ -26,6 +27,8 @@ from protocols.binning.table import BinnedFeature
 from protocols.binning.weight_of_evidence import feature_values, information_value, woe_units
 from protocols.fixed_point import FEATURE_BITS, FloatArray, IntArray
 from protocols.recipe import PartyColumns, Recipe, recipe_from_canonical
+
+BoolArray = NDArray[np.bool_]
 
 TIE = 0.03  # points whose unrounded value lies this close to a half may round either way
 
@@ -53,7 +56,7 @@ def compare(out: Path, sources: Mapping[str, Any]) -> dict[str, Any]:
     names = list(sources)
     owner = names[0]
     recipe = recipe_from_canonical((out / "coordinator" / "recipe.json").read_bytes())
-    ids, training = _rows(out / owner)
+    ids, training, test = _rows(out / owner)
     tables = {party: _table(out / party, party, source, recipe, ids) for party, source in sources.items()}
     label = tables[owner].label
     if label is None:
@@ -62,7 +65,7 @@ def compare(out: Path, sources: Mapping[str, Any]) -> dict[str, Any]:
     x = np.column_stack([np.ones(len(ids)), *(part.design for part in parts)])
     weights = fit(x[training], label[training], recipe.model.l2)
     shared = json.loads((out / owner / "shared.json").read_bytes())
-    parity = _differences(parts, weights, x, label, training, shared["metrics"]["test"]["auc"])
+    parity = _differences(parts, weights, x, label, test, shared["metrics"]["test"]["auc"])
     document = shared | {"parity": parity}
     folder = Folder(out)
     folder.write_json("report.json", document)
@@ -70,9 +73,11 @@ def compare(out: Path, sources: Mapping[str, Any]) -> dict[str, Any]:
     return parity
 
 
-def _rows(folder: Path) -> tuple[list[str], np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+def _rows(folder: Path) -> tuple[list[str], BoolArray, BoolArray]:
+    """Ids of the aligned rows, and which of them train and which test."""
     rows = pd.read_csv(folder / "scores.csv", dtype=str, keep_default_na=False)
-    return rows["id"].tolist(), (rows["sample"] == "train").to_numpy(dtype=bool)
+    training, test = ((rows["sample"] == name).to_numpy(dtype=bool) for name in ("train", "test"))
+    return rows["id"].tolist(), training, test
 
 
 def _table(folder: Path, party: str, source: Mapping[str, Any], recipe: Recipe, ids: Sequence[str]) -> Table:
@@ -100,12 +105,12 @@ def _part(folder: Path, table: Table, label: IntArray, training: Any) -> _Part:
 
 
 def _differences(
-    parts: Sequence[_Part], weights: FloatArray, x: FloatArray, label: IntArray, training: Any, auc: float
+    parts: Sequence[_Part], weights: FloatArray, x: FloatArray, label: IntArray, test: BoolArray, auc: float
 ) -> dict[str, Any]:
     intercept = parts[0].own.intercept
     ours = np.concatenate([[0.0 if intercept is None else intercept], *(np.array(p.own.weights) for p in parts)])
     rates_ours, rates_twin = (1 / (1 + np.exp(-(x @ w))) for w in (ours, weights))
-    twin_auc, _ = ranking_figures(label[~training], x[~training] @ weights)
+    twin_auc, _ = ranking_figures(label[test], x[test] @ weights)
     woe = [
         abs(a - b) / 1e4
         for part in parts

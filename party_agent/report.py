@@ -98,7 +98,10 @@ class BinLine:
 
 @dataclass(frozen=True)
 class OwnFeature:
-    """A feature in its owner's report; bins, `iv`, `coefficient` only if kept. `kind`: 'numeric' or 'categorical'."""
+    """A feature in its owner's report; bins, `iv`, `coefficient`, `psi` only if kept.
+
+    kind: 'numeric' or 'categorical'; psi: stability index of its bins, from the training rows to each other sample.
+    """
 
     name: str
     alias: str
@@ -109,9 +112,12 @@ class OwnFeature:
     coefficient: float | None = None
     edges: Sequence[float] = ()
     bins: Sequence[BinLine] = field(default=())
+    psi: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, feature: BinnedFeature, coefficient: float, points: IntArray) -> OwnFeature:
+    def of(
+        cls, feature: BinnedFeature, coefficient: float, points: IntArray, psi: Mapping[str, float] | None = None
+    ) -> OwnFeature:
         """A feature of the model, from the artefacts of binning, training and points."""
         return cls(
             name=feature.name,
@@ -127,6 +133,7 @@ class OwnFeature:
                     feature.labels(), feature.rows, feature.woe, points, feature.bads, strict=True
                 )
             ),
+            psi=dict(psi or {}),
         )
 
 
@@ -275,11 +282,12 @@ def party_report(
     base_points: int | None = None,
     intercept: float | None = None,
     selection: Sequence[SelectionLine] = (),
+    judgement: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A party's own report, JSON-ready; it stays in that party's folder.
 
     Args: statement: this party's ledger, of which what it learned and what it gave others to learn are kept;
-        base_points, intercept, selection: at the label owner only.
+        base_points, intercept, selection, judgement: at the label owner only.
     """
     lines = tuple(statement)
     return {
@@ -303,6 +311,7 @@ def party_report(
             }
             for line in selection
         ],
+        "judgement": None if judgement is None else dict(judgement),
         "findings": [{"code": item.code, "count": item.count, "sentence": item.sentence} for item in findings],
         "learned": statement_of((x for x in lines if x.to == party), parties)[party],
         "gave": {
@@ -322,6 +331,7 @@ def _own_feature(feature: OwnFeature) -> dict[str, Any]:
         "reason": feature.reason,
         "iv": feature.iv,
         "coefficient": feature.coefficient,
+        "psi": {name: round(value, 4) for name, value in feature.psi.items()},
         "edges": list(feature.edges),
         "bins": [
             {"label": b.label, "rows": b.rows, "woe": b.woe, "points": b.points, "bad_rate": b.bad_rate}

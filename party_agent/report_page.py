@@ -44,6 +44,7 @@ _STAGES = {  # in the order of the job
     "statement": "agree on this statement",
 }
 _SAMPLES = {"train": "Training", "test": "Test", "out_of_time": "Out of time"}
+_OTHERS = {"test": "test", "out_of_time": "out of time", "rest": "other rows"}
 _ALIAS = re.compile(r"(.*?)([0-9]+)")
 
 
@@ -175,6 +176,9 @@ def render_party(report: Mapping[str, Any]) -> str:
         .get_template("party.html")
         .render(
             report=report,
+            judgement=_judgement(report),
+            sample_words=_SAMPLES,
+            others={name: words for name, words in _OTHERS.items() if any(name in f["psi"] for f in kept)},
             kept=sorted(kept, key=lambda feature: -(feature["iv"] or 0.0)),
             reversed_signs=sum((feature["coefficient"] or 0.0) > 0 for feature in kept),
             dropped=[
@@ -215,6 +219,9 @@ def _environment() -> jinja2.Environment:
         signed=lambda value: f"{value:+,}".replace("-", MINUS) if value else "0",
         bin_label=bin_label,
         bad_rate=_bad_rate,
+        trial=trial,
+        amount=lambda value: f"{value:,.{0 if abs(value) >= 1000 else 1}f}".replace("-", MINUS),
+        gap=_gap,
         edge=lambda value: f"{value:,.6g}".replace("-", MINUS),
     )
     return environment
@@ -285,6 +292,23 @@ def _figure_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for name, key, written in kinds
     ]
+
+
+def _judgement(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The label owner's tables, with what their headings need to know."""
+    tables = report["judgement"]
+    if tables is None:
+        return None
+    profits = any(row["expected_profit"] is not None for row in tables["cut_offs"])
+    return {**tables, "profits": profits, "together": tables["provider_points"] == "sum"}
+
+
+def _gap(row: Mapping[str, Any], key: str) -> str:
+    """A difference of two AUCs with its interval."""
+    value, error = row[key], row[f"{key}_error"]
+    if error is None:
+        return decimals(value)
+    return f"{decimals(value)} ({decimals(value - 1.96 * error)} to {decimals(value + 1.96 * error)})"
 
 
 def _interval(ends: Sequence[float]) -> str:

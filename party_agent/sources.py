@@ -248,10 +248,13 @@ class Source:
         named = {column_name(name) for name in section.special} | {*excluded, self.id_column, self.label_column}
         entries = {} if dictionary is None else dictionary.entries
         special = {name: entry.special for name, entry in entries.items() if entry.special and name not in named}
-        return PartyColumns(
-            categorical=tuple(dict.fromkeys([*section.categorical, *categorical])),
-            special=special | section.special,
-            exclude=tuple(dict.fromkeys([*section.exclude, *excluded])),
+        judged = {column_name(name) for name in section.judgement.columns}
+        return section.model_copy(
+            update={
+                "categorical": tuple(dict.fromkeys([*section.categorical, *categorical])),
+                "special": special | section.special,
+                "exclude": tuple(name for name in dict.fromkeys([*section.exclude, *excluded]) if name not in judged),
+            }
         )
 
 

@@ -303,10 +303,33 @@ def population_stability(expected: IntArray, actual: IntArray) -> float:
     inner = np.unique(np.quantile(expected, np.arange(1, PSI_GROUPS) / PSI_GROUPS, method="higher"))
     first = np.bincount(np.searchsorted(inner, expected, side="right"), minlength=inner.size + 1)
     second = np.bincount(np.searchsorted(inner, actual, side="right"), minlength=inner.size + 1)
-    groups = _joined(first, second, least=1)
-    e = np.array([first[a:b].sum() for a, b in groups]) / expected.size
-    a = np.array([second[a:b].sum() for a, b in groups]) / actual.size
+    groups = joined_groups(first, second, least=1)
+    return _stability(
+        np.array([first[a:b].sum() for a, b in groups], dtype=np.float64),
+        np.array([second[a:b].sum() for a, b in groups], dtype=np.float64),
+    )
+
+
+def _stability(expected: FloatArray, actual: FloatArray) -> float:
+    e, a = expected / expected.sum(), actual / actual.sum()
     return float(np.sum((a - e) * np.log(a / e)))
+
+
+def feature_stability(
+    codes: IntArray, bins: Sequence[int], training: NDArray[np.bool_], others: Mapping[str, NDArray[np.bool_]]
+) -> list[dict[str, float]]:
+    """By feature: the stability index of its bins, from the training rows to each other sample.
+
+    Bins have no order to join by, and one that a sample leaves empty is the shift to be seen: it counts as half a row.
+    Args: codes: bin of each row and feature, shape (n_rows, n_features); bins: of each feature, how many.
+    """
+    samples = {"": training, **{name: rows for name, rows in others.items() if rows.any()}}
+    found = []
+    for column, size in zip(codes.T, bins, strict=True):
+        counts = {name: np.bincount(column[rows], minlength=size) for name, rows in samples.items()}
+        filled = {name: np.maximum(count, 0.5) for name, count in counts.items()}
+        found.append({name: _stability(filled[""], filled[name]) for name in samples if name})
+    return found
 
 
 def blurred(counts: Sequence[int]) -> list[int | str]:
@@ -436,11 +459,11 @@ class _Ranking:
         pd = np.diff(self.pd[ends])[::-1]
         return tuple(
             CalibrationRow(b - a, int(rows[a:b].sum()), int(bads[a:b].sum()), float(pd[a:b].sum() / rows[a:b].sum()))
-            for a, b in _joined(bads, rows - bads, least=LEAST_COUNT)
+            for a, b in joined_groups(bads, rows - bads, least=LEAST_COUNT)
         )
 
 
-def _joined(first: NDArray[Any], second: NDArray[Any], least: int) -> list[tuple[int, int]]:
+def joined_groups(first: NDArray[Any], second: NDArray[Any], least: int) -> list[tuple[int, int]]:
     """Neighbouring groups, joined from the left until each has `least` of both; what is left joins the last."""
     groups: list[tuple[int, int]] = []
     start = 0

@@ -186,6 +186,50 @@ class Contract(_Section):
     )
 
 
+class Judgement(_Section):
+    """What the label owner judges the scorecard by; columns of its own that never enter the model."""
+
+    date_column: ColumnName | None = Field(
+        default=None, description="Column of dates (YYYY-MM-DD), for an out-of-time sample.", examples=["granted_on"]
+    )
+    out_of_time_from: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}\z")] | None = Field(
+        default=None,
+        description="Rows of this date and later neither train nor test: they are the out-of-time sample.",
+        examples=["2024-07-01"],
+    )
+    score_column: ColumnName | None = Field(
+        default=None, description="Column of an existing score to compare with.", examples=["behaviour_score"]
+    )
+    score_rises_with: Literal["safety", "risk"] = Field(
+        default="safety", description="What a higher existing score means.", examples=["risk"]
+    )
+    approval_rate: Quantile = Field(
+        default=0.7, description="Share approved by either score in the swap set.", examples=[0.7]
+    )
+    loss_given_default: float = Field(
+        default=0.45, ge=0, le=1, description="Share of the exposure lost with a bad.", examples=[0.45]
+    )
+    exposure: float = Field(default=1.0, gt=0, le=1e12, description="Amount lent to one borrower.", examples=[10000.0])
+    margin: float | None = Field(
+        default=None,
+        ge=0,
+        le=10,
+        description="Earned on a good, as a share of the exposure; with it, cut-offs show expected profit.",
+        examples=[0.08],
+    )
+
+    @model_validator(mode="after")
+    def _dated(self) -> Self:
+        if (self.date_column is None) != (self.out_of_time_from is None):
+            raise ValueError("date_column and out_of_time_from go together")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns named here, none of which is a feature."""
+        return tuple(name for name in (self.date_column, self.score_column) if name is not None)
+
+
 class PartyColumns(_Section):
     """How one party's columns are to be read."""
 
@@ -200,6 +244,7 @@ class PartyColumns(_Section):
     exclude: tuple[ColumnName, ...] = Field(
         default=(), description="Columns left out of the job.", examples=[["remarks"]]
     )
+    judgement: Judgement = Field(default_factory=Judgement)
 
 
 class Recipe(_Section):
@@ -289,6 +334,7 @@ def default_recipe_text() -> str:
             lines += ["", *_comment(section.__doc__ or ""), f"[{name}]", *_keys_text(section, section())]
     lines += ["", *_comment(PartyColumns.__doc__ or ""), *_comment("One section a party, under its name.")]
     lines += ["# [parties.bank]", *_keys_text(PartyColumns, None)]
+    lines += ["", *_comment(Judgement.__doc__ or ""), "# [parties.bank.judgement]", *_keys_text(Judgement, None)]
     return "\n".join(lines) + "\n"
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from protocols.errors import LocalProtocolError
 from protocols.group import Blinder
@@ -48,8 +49,9 @@ class LabelOwner:
 
     Args: ids: canonical and distinct, in file order; context: contract hash and job id; entropy: a CSPRNG; row_choice:
         draws the common order, a CSPRNG (None: `entropy`) except in simulations, where it may be seeded;
-        training_share: in (0, 1]; minimum_intersection: rows that all parties must share; max_ids: the largest set a
-        provider may bring.
+        training_share: in (0, 1], of the common rows that may train; minimum_intersection: rows that all must share;
+        max_ids: the largest set a provider may bring; may_train: by own row, whether it may (None: all). The order
+        tells a provider which rows train, and of the others nothing.
     """
 
     def __init__(
@@ -62,8 +64,11 @@ class LabelOwner:
         training_share: float,
         minimum_intersection: int,
         max_ids: int = LARGEST_SET,
+        may_train: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         check_own_ids(ids)
+        if may_train is not None and may_train.shape != (len(ids),):
+            raise LocalProtocolError("SHARE_INVALID", "which rows may train is not said for every row")
         if not 0 < training_share <= 1:
             raise LocalProtocolError("SHARE_INVALID", "the training share lies above 0 and is at most 1")
         self._ids = ids
@@ -74,6 +79,7 @@ class LabelOwner:
         self._training_share = training_share
         self._minimum_intersection = minimum_intersection
         self._max_ids = max_ids
+        self._may_train = may_train
 
     def play(self) -> Script[Alignment]:
         """Steps 1 to 4 with every provider.
@@ -90,7 +96,12 @@ class LabelOwner:
         check_size(len(common), self._minimum_intersection)
         # A uniform order makes its first rows a uniform sample; a file sorted by outcome would give the labels away.
         rows = np.array(common, dtype=np.int64)[permutation(len(common), self._row_choice)]
-        training_rows = round(self._training_share * len(rows))
+        able = np.arange(len(rows)) if self._may_train is None else np.flatnonzero(self._may_train[rows])
+        training_rows = round(self._training_share * len(able))
+        if self._may_train is not None:
+            training, rest = rows[able[:training_rows]], np.delete(rows, able[:training_rows])
+            # Drawn anew: rows that may not train would stand at the front of the rest.
+            rows = np.concatenate([training, rest[permutation(len(rest), self._row_choice)]])
         for provider, pair in pairs.items():
             positions = np.array([pair.positions[row] for row in rows.tolist()], dtype="<u4")
             yield from send(provider, CommonRows(positions.tobytes(), training_rows))  # (4)

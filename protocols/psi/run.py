@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from protocols.disclosure import Ledger
 from protocols.messages import Bounds
 from protocols.psi.alignment import Alignment
@@ -30,11 +33,13 @@ def run(
     minimum_intersection: int = 1,
     ledgers: Mapping[str, Ledger] | None = None,
     network: MemoryNetwork | None = None,
+    may_train: NDArray[np.bool_] | None = None,
 ) -> dict[str, Alignment]:
     """Play all parties; the alignment of each, by name.
 
     Args: ids: party -> canonical, distinct ids in file order; ledgers: filled as the parties would fill theirs;
-        network: the links, for a caller that wants to look at the messages or to change them.
+        network: the links, for a caller that wants to look at the messages or to change them; may_train: which of the
+        label owner's rows may.
     Raises: SmallIntersectionError: fewer than `minimum_intersection` rows in common. RemoteProtocolError: a failed
         check.
     """
@@ -51,6 +56,7 @@ def run(
         training_share,
         minimum_intersection,
         bounds.set_size,
+        may_train,
     )
     scripts: dict[str, Script[Alignment]] = {parties.label_owner: owner.play()}
     for name in parties.providers:

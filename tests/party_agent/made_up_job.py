@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from party_agent.dataset import Finding
+from party_agent.judgement import Judged, judge
 from party_agent.report import (
     AlignmentSummary,
     Baseline,
@@ -22,6 +23,7 @@ from party_agent.report import (
 from party_agent.scorecard import FeaturePoints, GradeTable, PointsTable, Scaling, base_points, points_of
 from party_agent.validation import Validation, ranking_figures, validate
 from protocols.disclosure import Line
+from protocols.recipe import Judgement
 from protocols.roles import Parties
 
 SCALING = Scaling()
@@ -85,6 +87,19 @@ def _validation() -> tuple[Validation, GradeTable]:
 
 
 VALIDATION, GRADES = _validation()
+
+
+def made_up_judgement() -> dict[str, Any]:
+    """The label owner's own tables of that job."""
+    random = np.random.default_rng(8)
+    logits, labels = VALIDATION.test_logits, VALIDATION.test_labels
+    scores = np.round(SCALING.offset - SCALING.factor * logits).astype(np.int64)
+    existing = np.where(random.random(scores.size) < 0.1, np.nan, scores + random.normal(0, 40, scores.size))
+    without = {name: scores + random.integers(-30, 30, scores.size) for name in ("bureau and tax", "bank")}
+    rules = Judgement(margin=0.06, exposure=20_000.0)
+    return judge(VALIDATION, Judged(labels, logits, scores, existing), GRADES, without, rules, each=False)
+
+
 BASELINE_LOGITS = VALIDATION.test_logits + np.random.default_rng(6).normal(0, 1.2, ROWS - TRAINING)
 BASELINE = Baseline(*ranking_figures(VALIDATION.test_labels, BASELINE_LOGITS), BASELINE_LOGITS)
 
@@ -182,7 +197,8 @@ def made_up_party_report(party: str = "bureau") -> dict[str, Any]:
             for label, share, w, p in zip(feature.labels, shares, woe, feature.points, strict=True)
         ]
         edges = [0.5, 1.0, 12_500.0]
-        features.append(OwnFeature(feature.name, feature.alias, "numeric", True, "", 0.21, -0.8431, edges, bins))
+        psi = {"test": 0.0123, "out_of_time": 0.31} if party == "bank" else {"rest": 0.0123}
+        features.append(OwnFeature(feature.name, feature.alias, "numeric", True, "", 0.21, -0.8431, edges, bins, psi))
     features.append(OwnFeature("postcode_risk", f"{party}-6", "categorical", False))
     own = party == "bank"
     return party_report(
@@ -198,4 +214,5 @@ def made_up_party_report(party: str = "bureau") -> dict[str, Any]:
         base_points=TABLES[party].base,
         intercept=-2.95 if own else None,
         selection=[SelectionLine("bureau", "bureau-7", 0.0131, False, "IV below 0.02")] if own else [],
+        judgement=made_up_judgement() if own else None,
     )

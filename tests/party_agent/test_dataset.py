@@ -316,3 +316,47 @@ def test_reading_writes_nothing_beside_the_file(read, tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     read(BANK)
     assert [path.name for path in tmp_path.iterdir()] == ["bank.csv"]
+
+
+DATED = """id,y,turnover,staff,age,granted_on,old_score
+a1,0,10.5,3,1,2023-12-31,600
+a2,1,,4,2,2024-01-01 00:00:00,
+a3,0,-2e3,5,3,20240630,-3.5
+a4,0,0,6,4,2023/02/28,710
+"""
+JUDGED = """[parties.bank.judgement]
+date_column = "granted_on"
+out_of_time_from = "2024-01-01"
+score_column = "old_score"
+score_rises_with = "risk"
+"""
+
+
+def test_dates_make_an_out_of_time_sample_and_an_existing_score_is_kept_and_neither_is_a_feature(read) -> None:
+    table, _ = read(DATED, JUDGED)
+    assert table.late.tolist() == [False, True, True, False]
+    np.testing.assert_array_equal(table.existing, [-600.0, np.nan, 3.5, -710.0])
+    assert [c.name for c in table.columns] == ["turnover", "staff", "age"]
+    turned = table.take(np.array([2, 0]))
+    assert turned.late.tolist() == [True, False]
+    assert turned.existing.tolist() == [3.5, -600.0]
+    assert read(BANK)[0].late is None
+    provider, _ = read(DATED, JUDGED, label=None)
+    assert (provider.late, provider.existing) == (None, None)
+
+
+@pytest.mark.parametrize("date", ["", "soon", "2024-13-01", "2023-02-30", "202401011"])
+def test_a_row_without_a_date_is_refused_with_a_count_and_no_value(read, date: str) -> None:
+    error = refusal(read, DATED.replace("2023-12-31", date), JUDGED)
+    assert error.code == "DATE_INVALID"
+    assert "1 row" in error.message
+    assert not date or date not in error.message
+
+
+def test_an_existing_score_that_is_no_number_is_refused(read) -> None:
+    assert refusal(read, DATED.replace(",710", ",high"), JUDGED).code == "NUMBER_INVALID"
+
+
+def test_rows_of_one_id_with_dates_in_two_samples_differ(read) -> None:
+    text = DATED + "a1,0,10.5,3,1,2024-05-05,600\n"
+    assert refusal(read, text, JUDGED).code == "DUPLICATE_IDS"

@@ -163,6 +163,23 @@ def test_training_rows_are_the_first_of_the_common_order() -> None:
     assert np.array_equal(np.concatenate([result.training, result.test]), result.rows)
 
 
+def test_rows_that_may_not_train_do_not_and_their_places_among_the_others_tell_nothing() -> None:
+    """Fixed seeds. The 8 rows that do not train are 4 that may not and 4 others, each place as likely for either."""
+    ids = {name: [f"ID{i}" for i in range(12)] for name in ("bank", "bureau")}
+    may_train = np.arange(12) < 8
+    row_choice, late = seeded("late"), np.zeros(8)
+    for _ in range(200):
+        result = run(ids, parties_of(1), os.urandom, row_choice=row_choice, training_share=0.5, may_train=may_train)[
+            "bank"
+        ]
+        assert result.training_rows == 4
+        assert may_train[result.training].all()
+        assert sorted(result.rows.tolist()) == list(range(12))
+        late += ~may_train[result.test]
+    assert late.sum() == 800
+    assert np.all(np.abs(late - 100) < 4 * np.sqrt(50))
+
+
 def test_common_order_is_drawn_from_row_choice_and_not_from_the_file() -> None:
     ids = small_sets(40)
     one, two, other = (

@@ -170,3 +170,14 @@ def test_bytes_that_are_not_canonical_are_refused(data: bytes) -> None:
     with pytest.raises(RecipeError) as caught:
         recipe_from_canonical(data)
     assert caught.value.code == "RECIPE_MALFORMED"
+
+
+def test_a_date_column_and_its_first_date_go_together() -> None:
+    whole = load_recipe(
+        '[parties.bank.judgement]\ndate_column = "granted_on"\nout_of_time_from = "2024-07-01"\nscore_column = "old"'
+    )
+    assert whole.columns_of("bank").judgement.columns == ("granted_on", "old")
+    for text in ('date_column = "granted_on"', 'out_of_time_from = "2024-07-01"', 'out_of_time_from = "July"'):
+        with pytest.raises(RecipeError) as caught:
+            load_recipe(f"[parties.bank.judgement]\n{text}")
+        assert caught.value.code == "RECIPE_OUT_OF_RANGE"

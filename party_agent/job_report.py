@@ -1,0 +1,104 @@
+"""What the stages of a job found, as lines of its reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from party_agent import report
+from party_agent.dataset import Finding
+from party_agent.model import OwnModel
+from protocols.binning.table import BinningTable
+from protocols.scoring.messages import OpenBin, OpenFeature, OpenScorecard
+
+
+def single_bins(count: int) -> tuple[Finding, ...]:
+    """The finding that so many columns had one bin."""
+    if not count:
+        return ()
+    sentence = f"{count} columns have one bin only on the common rows and were left out."
+    return (Finding("COLUMN_SINGLE_BIN", count, sentence),)
+
+
+def feature_lines(name: str, bins: BinningTable) -> dict[str, list[report.FeatureLine]]:
+    """What all parties may know of each other's features: kept, or dropped by whom; never an IV."""
+    lines = {name: [report.FeatureLine(feature.alias, True) for feature in bins.features]}
+    lines[name] += [report.FeatureLine(dropped.alias, False, dropped.reason) for dropped in bins.dropped]
+    for party, features in bins.peers.items():
+        kept = [report.FeatureLine(feature.alias, True) for feature in features]
+        dropped = [
+            report.FeatureLine(
+                peer.alias, False, "correlation" if peer.reason == "correlation" else "dropped by the gate"
+            )
+            for peer in bins.dropped_peers[party]
+        ]
+        lines[party] = sorted(kept + dropped, key=lambda line: line.alias)
+    return lines
+
+
+def own_features(
+    bins: BinningTable, own: OwnModel, stability: Sequence[Mapping[str, float]]
+) -> list[report.OwnFeature]:
+    """Every own feature, with its stability indices if it is in the model."""
+    kept = [
+        report.OwnFeature.of(feature, weight, np.array(points.points), psi)
+        for feature, weight, points, psi in zip(own.features, own.weights, own.points.features, stability, strict=True)
+    ]
+    return kept + [
+        report.OwnFeature(dropped.name, dropped.alias, "", False, dropped.reason) for dropped in bins.dropped
+    ]
+
+
+def selection(bins: BinningTable) -> list[report.SelectionLine]:
+    """The gate's record of the providers' features."""
+    lines = [
+        report.SelectionLine(party, feature.alias, feature.iv / 1000, True)
+        for party, features in bins.peers.items()
+        for feature in features
+    ]
+    return lines + [
+        report.SelectionLine(party, peer.alias, peer.iv / 1000, False, peer.reason)
+        for party, dropped in bins.dropped_peers.items()
+        for peer in dropped
+    ]
+
+
+def open_part(own: OwnModel) -> OpenScorecard:
+    """Own part of the scorecard for everyone, edges rounded to 3 digits."""
+    return OpenScorecard(
+        tuple(
+            OpenFeature(
+                feature.name,
+                feature.alias,
+                tuple(
+                    OpenBin(label, woe, points)
+                    for label, woe, points in zip(feature.labels(3), feature.woe, own_points.points, strict=True)
+                ),
+            )
+            for feature, own_points in zip(own.features, own.points.features, strict=True)
+        )
+    )
+
+
+def joint_scorecard(name: str, own: OwnModel, opened: dict[str, OpenScorecard]) -> dict[str, Any]:
+    """The scorecard of all parties, where the contract opens it."""
+    parts = {name: open_part(own), **opened}
+    return {
+        "base_points": own.points.base,
+        "parties": {
+            party: [
+                {
+                    "name": feature.name,
+                    "alias": feature.alias,
+                    "bins": [
+                        {"label": item.label, "woe_units": item.woe, "woe": item.woe / 1e4, "points": item.points}
+                        for item in feature.bins
+                    ],
+                }
+                for feature in part.features
+            ]
+            for party, part in parts.items()
+        },
+    }
