@@ -83,6 +83,10 @@ _IN_WORDS = {  # the ledger's terms in plain words, in the order to read them
     "that an own feature was dropped": (_Kind.BINS, "That an own feature was not kept"),
     "number of model features per party": (_Kind.SIZES, "How many features of each party are in the model"),
     "own gradient block": (_Kind.FIT, "Which way to move its own coefficients, at every step"),
+    "gradients that earlier jobs opened on the sender's training rows": (
+        _Kind.SIZES,
+        "How many gradients earlier jobs opened on the other’s training rows",
+    ),
     "Gram matrix of the training history, summed over parties": (
         _Kind.FIT,
         "Products of past steps, summed over all coefficients of all parties: how far to move",
