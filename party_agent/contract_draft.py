@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from party_agent.peers import PeerBook
-from protocols.contract import ALGORITHMS, Caps, Contract, DataSet, Member
+from protocols.contract import USUAL_ALGORITHMS, Caps, Contract, DataSet, Member
 from protocols.errors import DataError
 from protocols.roles import COORDINATOR, Role
 from protocols.toml_document import parse_toml
@@ -77,7 +77,7 @@ class Draft(_Section):
     valid_from: datetime.date
     valid_until: datetime.date
     outputs: tuple[str, ...] = ()
-    algorithms: tuple[str, ...] = ALGORITHMS
+    algorithms: tuple[str, ...] = USUAL_ALGORITHMS
     caps: dict[str, int] = {}
     datasets: dict[str, DataSetDraft] = {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from dataclasses import dataclass
 
-from protocols.contract import SCORE, TRAIN, Contract, JobDocument, JobKind
+from protocols.contract import MOMENTS, SCORE, TRAIN, Contract, JobDocument, JobKind
 from protocols.recipe import Recipe
 from protocols.roles import COORDINATOR, Parties
 
@@ -124,6 +124,11 @@ def _as_owner(contract: Contract, parties: Parties) -> tuple[list[str], list[str
             "Of each provider, under aliases: rows per bin; together with its own labels, bads per bin.",
             "Its own coefficients, its own gradient in each iteration, and the score of each common row.",
         ]
+    if MOMENTS in contract.algorithms:
+        received.append(
+            "Once for each model feature, under aliases: exact sums over the training rows of its products with every "
+            "model feature, whoever's it is: correlations and standard errors."
+        )
     if SCORE in contract.algorithms:
         one = len(parties.providers) == 1
         disclosed.append("To each provider, in a scoring job: which of its ids scores are asked for.")
@@ -147,6 +152,12 @@ def _as_provider(contract: Contract, parties: Parties, me: str) -> tuple[list[st
             "only that they were dropped.",
             "Its own coefficients and points, its own gradient in each iteration, and the shared report.",
         ]
+    if MOMENTS in contract.algorithms:
+        disclosed.append(
+            f"To {owner}, once for each model feature, under aliases: exact sums over the training rows of its "
+            f"products with every model feature. If {owner} deviated it could read a few rows' values of each feature "
+            "from them: that is forbidden by this contract."
+        )
     if SCORE in contract.algorithms:
         alone = len(parties.providers) == 1
         disclosed.append(

@@ -236,6 +236,44 @@ class MaskedBinSums(_message.Message):
     checks: bytes
     def __init__(self, ciphertexts: _Optional[bytes] = ..., checks: _Optional[bytes] = ...) -> None: ...
 
+class WeightedRows(_message.Message):
+    __slots__ = ("first", "ciphertexts")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    CIPHERTEXTS_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    ciphertexts: bytes
+    def __init__(self, first: _Optional[int] = ..., ciphertexts: _Optional[bytes] = ...) -> None: ...
+
+class CrossMoments(_message.Message):
+    __slots__ = ("columns", "features", "ciphertexts")
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    CIPHERTEXTS_FIELD_NUMBER: _ClassVar[int]
+    columns: int
+    features: int
+    ciphertexts: bytes
+    def __init__(self, columns: _Optional[int] = ..., features: _Optional[int] = ..., ciphertexts: _Optional[bytes] = ...) -> None: ...
+
+class OwnMoments(_message.Message):
+    __slots__ = ("features", "values")
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    features: int
+    values: bytes
+    def __init__(self, features: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class MaskedMoments(_message.Message):
+    __slots__ = ("ciphertexts",)
+    CIPHERTEXTS_FIELD_NUMBER: _ClassVar[int]
+    ciphertexts: bytes
+    def __init__(self, ciphertexts: _Optional[bytes] = ...) -> None: ...
+
+class MomentShares(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: bytes
+    def __init__(self, values: _Optional[bytes] = ...) -> None: ...
+
 class OpenBin(_message.Message):
     __slots__ = ("label", "woe", "points")
     LABEL_FIELD_NUMBER: _ClassVar[int]

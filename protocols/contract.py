@@ -34,7 +34,9 @@ NONCE_BYTES = 16
 MEMBER_ROLES = (Role.LABEL_OWNER, Role.PROVIDER, Role.COORDINATOR)
 
 ALIGN, BIN, TRAIN, SCORE = "align-ecdh", "bin-chimerge", "train-logistic", "score-points"
-ALGORITHMS = (ALIGN, BIN, SCORE, TRAIN)  # what a contract may allow, in alphabetical order
+MOMENTS = "moments-exact"  # opens second moments over the features of all parties to the label owner
+ALGORITHMS = (ALIGN, BIN, MOMENTS, SCORE, TRAIN)  # what a contract may allow, in alphabetical order
+USUAL_ALGORITHMS = (ALIGN, BIN, SCORE, TRAIN)  # what it allows if it names none
 
 _LARGEST_INTEGER = (1 << 53) - 1  # every JSON reader agrees up to here
 _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
@@ -145,7 +147,7 @@ class Contract:
     outputs: tuple[str, ...]
     valid_from: int
     valid_until: int
-    algorithms: tuple[str, ...] = ALGORITHMS
+    algorithms: tuple[str, ...] = USUAL_ALGORITHMS
     datasets: tuple[DataSet, ...] = ()
     version: int = 1
     supersedes: str = ""
@@ -263,6 +265,11 @@ class Contract:
         self._check(
             needed <= set(self.algorithms), "ALGORITHM_NOT_ALLOWED", "the contract does not allow this kind of job"
         )
+
+    def check_moments(self) -> None:
+        """Raise unless exact second moments may be opened to the label owner."""
+        allowed = MOMENTS in self.algorithms
+        self._check(allowed, "ALGORITHM_NOT_ALLOWED", "the contract does not allow second moments to be opened")
 
     def check_output(self, output: str) -> None:
         """Raise unless `output` may be opened to all members."""

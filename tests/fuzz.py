@@ -83,6 +83,7 @@ from protocols.fixed_point import Ring
 from protocols.group import Blinder, check_points, hash_to_curve_x
 from protocols.logistic import messages as logistic
 from protocols.messages import Bounds, Message, Part, StageEnd, _fields, decode, encode
+from protocols.moments import messages as moments
 from protocols.paillier import CiphertextReader
 from protocols.paillier_key import CHALLENGES, verify_public_key
 from protocols.psi import messages as psi
@@ -401,7 +402,8 @@ _DAMAGE = (_cut, _drop, _flip, _flip, _overwrite, _insert, _splice, _repeat, _to
 # -- messages ----------------------------------------------------------------------------------------------------------
 
 TABLES: tuple[Sequence[Step], ...] = (
-    psi.STEPS, rows.STEPS, binning.STEPS, logistic.STEPS, scoring.VALIDATE_STEPS, STATEMENT_STEPS, RESUMPTION_STEPS,
+    psi.STEPS, rows.STEPS, binning.STEPS, logistic.STEPS, moments.STEPS, scoring.VALIDATE_STEPS, STATEMENT_STEPS,
+    RESUMPTION_STEPS,
 )  # fmt: skip
 
 

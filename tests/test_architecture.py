@@ -11,6 +11,7 @@ import pytest
 from protocols import statement
 from protocols.binning import messages as binning
 from protocols.logistic import messages as logistic
+from protocols.moments import messages as moments
 from protocols.roles import Role
 from protocols.rows import messages as rows
 from protocols.scoring import messages as scoring
@@ -105,6 +106,7 @@ PAGES: dict[str, tuple[Step, ...]] = {
     "rows": rows.STEPS,
     "binning": binning.STEPS,
     "logistic": logistic.STEPS,
+    "moments": moments.STEPS,
     "scoring": (*scoring.VALIDATE_STEPS, *statement.STEPS),
 }
 SEATS = {

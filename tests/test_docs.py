@@ -18,6 +18,7 @@ from protocols import pair_masks, statement
 from protocols.binning import messages as binning
 from protocols.disclosure import Nature
 from protocols.logistic import messages as logistic
+from protocols.moments import messages as moments
 from protocols.psi import messages as psi
 from protocols.rows import messages as rows
 from protocols.scoring import messages as scoring
@@ -33,7 +34,7 @@ AHEAD: set[Path] = set()  # pages whose commands are not on the command line yet
 coordinator.__main__.mount_commands()
 party_agent.__main__.mount_commands()
 APPS = {"concordat": coordinator.__main__.app, "concordat-party": party_agent.__main__.app}
-TABLES = (psi.STEPS, rows.STEPS, binning.STEPS, logistic.STEPS, scoring.VALIDATE_STEPS, statement.STEPS)
+TABLES = (psi.STEPS, rows.STEPS, binning.STEPS, logistic.STEPS, moments.STEPS, scoring.VALIDATE_STEPS, statement.STEPS)
 
 CODE = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+")
 NOT_CODES = {

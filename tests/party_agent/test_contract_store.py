@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from party_agent.contract_store import ContractStore
 from party_agent.explanation import explain
-from protocols.contract import Caps, Contract, DataSet, Member, SignedContract
+from protocols.contract import ALGORITHMS, Caps, Contract, DataSet, Member, SignedContract
 from protocols.contract_state import ContractState, EventKind
 from protocols.errors import ConcordatError, ContractViolationError
 
@@ -136,5 +136,9 @@ def test_the_explanation_names_what_each_side_gives_and_gets() -> None:
     assert "must not collude" in provider
     assert "part of the scorecard" in provider
     assert "part of the scorecard" not in explain(_contract(), "tax").text()
+    moments = replace(contract, algorithms=ALGORITHMS)
+    for member in ("bank", "tax"):
+        assert "exact sums over the training rows" in explain(moments, member).text()
+        assert "exact sums over the training rows" not in explain(contract, member).text()
     two = replace(_contract(), members=tuple(m for m in _contract().members if m.name != "tax"))
     assert "only as part of the sum" not in explain(two, "bureau").text()

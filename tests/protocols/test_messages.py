@@ -18,6 +18,7 @@ from protocols.disclosure import Learned, Nature
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.logistic import messages as logistic
 from protocols.messages import Bounds, Message, Part, StageEnd, decode, encode, require
+from protocols.moments import messages as moments
 from protocols.psi import messages as psi
 from protocols.rows import messages as rows
 from protocols.scoring import messages as scoring
@@ -28,6 +29,7 @@ TABLES = (
     rows.STEPS,
     binning.STEPS,
     logistic.STEPS,
+    moments.STEPS,
     scoring.VALIDATE_STEPS,
     statement.STEPS,
 )

@@ -19,6 +19,7 @@ from protocols.disclosure import Learned, Ledger
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.logistic import messages as logistic
 from protocols.messages import Bounds, Control, Message, StageEnd, decode, encode
+from protocols.moments import messages as moments
 from protocols.psi import messages as psi
 from protocols.roles import COORDINATOR, Parties, Role
 from protocols.rows import messages as rows
@@ -56,6 +57,7 @@ TABLES = {
     "encrypt": rows.STEPS,
     "bin": binning.STEPS,
     "train": logistic.STEPS,
+    "moments": moments.STEPS,
     "score": scoring.SCORE_STEPS,
     "validate": scoring.VALIDATE_STEPS,
     "statement": statement.STEPS,
