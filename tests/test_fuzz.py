@@ -28,7 +28,7 @@ NAMES = (
     "message", "shared-report", "report-page", "session", "ring", "ciphertexts", "paillier-key", "points", "envelope",
     "handshake", "secure-link", "sealed-abort", "links", "client-hello", "contract", "job", "event", "recipe",
     "recipe-canonical", "catalogue", "token", "signed-request", "audit-line", "audit-body", "audit-log", "audit-head",
-    "audit-receipt",
+    "audit-receipt", "audit-notice",
     "dictionary-toml", "dictionary-csv", "policy", "contract-draft", "agent-settings", "lab-settings", "csv", "csv-ids",
     "parquet", "model", "checkpoint", "prebins", "points-table", "grades", "lab-answers", "api-body", "api-document",
     "api-path", "api-query", "api-header",
