@@ -166,6 +166,64 @@ class PreconditionerTrace(_message.Message):
     masked: bool
     def __init__(self, part: _Optional[bytes] = ..., masked: bool = ...) -> None: ...
 
+class NextFit(_message.Message):
+    __slots__ = ("index", "penalty", "loose", "dropped", "fold", "plus", "minus", "history", "likelihood", "signs", "best_effort", "ended")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    PENALTY_FIELD_NUMBER: _ClassVar[int]
+    LOOSE_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    FOLD_FIELD_NUMBER: _ClassVar[int]
+    PLUS_FIELD_NUMBER: _ClassVar[int]
+    MINUS_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
+    LIKELIHOOD_FIELD_NUMBER: _ClassVar[int]
+    SIGNS_FIELD_NUMBER: _ClassVar[int]
+    BEST_EFFORT_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    penalty: int
+    loose: bool
+    dropped: _containers.RepeatedScalarFieldContainer[str]
+    fold: int
+    plus: _containers.RepeatedScalarFieldContainer[int]
+    minus: _containers.RepeatedScalarFieldContainer[int]
+    history: int
+    likelihood: bool
+    signs: bool
+    best_effort: bool
+    ended: bool
+    def __init__(self, index: _Optional[int] = ..., penalty: _Optional[int] = ..., loose: bool = ..., dropped: _Optional[_Iterable[str]] = ..., fold: _Optional[int] = ..., plus: _Optional[_Iterable[int]] = ..., minus: _Optional[_Iterable[int]] = ..., history: _Optional[int] = ..., likelihood: bool = ..., signs: bool = ..., best_effort: bool = ..., ended: bool = ...) -> None: ...
+
+class FoldOfRows(_message.Message):
+    __slots__ = ("folds",)
+    FOLDS_FIELD_NUMBER: _ClassVar[int]
+    folds: bytes
+    def __init__(self, folds: _Optional[bytes] = ...) -> None: ...
+
+class LikelihoodShare(_message.Message):
+    __slots__ = ("index", "share")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    share: bytes
+    def __init__(self, index: _Optional[int] = ..., share: _Optional[bytes] = ...) -> None: ...
+
+class LikelihoodPart(_message.Message):
+    __slots__ = ("part", "masked")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
+    part: bytes
+    masked: bool
+    def __init__(self, part: _Optional[bytes] = ..., masked: bool = ...) -> None: ...
+
+class CoefficientSigns(_message.Message):
+    __slots__ = ("positive", "inward")
+    POSITIVE_FIELD_NUMBER: _ClassVar[int]
+    INWARD_FIELD_NUMBER: _ClassVar[int]
+    positive: _containers.RepeatedScalarFieldContainer[str]
+    inward: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, positive: _Optional[_Iterable[str]] = ..., inward: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class BatchRequest(_message.Message):
     __slots__ = ("index", "period", "ended")
     INDEX_FIELD_NUMBER: _ClassVar[int]

@@ -26,7 +26,8 @@ from protocols.errors import ConcordatError, LocalProtocolError
 from protocols.fixed_point import IntArray
 from protocols.logistic.dealer import Dealer
 from protocols.logistic.messages import STEPS as TRAIN_STEPS
-from protocols.logistic.party import Coefficients, FitRules, TrainingParty
+from protocols.logistic.party import Coefficients, FitRules, FitSequence, TrainingParty
+from protocols.logistic.plan import Director
 from protocols.messages import Bounds, Message, decode
 from protocols.recipe import Recipe
 from protocols.roles import COORDINATOR, Parties
@@ -305,6 +306,7 @@ class Stages:
     key_bits: int = KEY_BITS
     recipe: Recipe = field(default_factory=Recipe)
     rules: FitRules = field(default_factory=FitRules)
+    director: Director | None = None
     network: SimulatedNetwork = field(default_factory=SimulatedNetwork)
 
     def __post_init__(self) -> None:
@@ -385,6 +387,7 @@ class Stages:
                 entropy=self.entropy,
                 spent=self.spent[name],
                 label=self.data.label if name == self.parties.label_owner else None,
+                director=self.director if name == self.parties.label_owner else None,
             )
             for name in self.parties.all
         }
@@ -400,6 +403,15 @@ class Stages:
         roles = roles or self.training_roles(rows, tables)
         scripts = {name: role.play() for name, role in roles.items()}
         results = self.play("train", TRAIN_STEPS, scripts, change)
+        return {name: results[name] for name in self.parties.all}
+
+    def train_sequence(
+        self, rows: Mapping[str, RowMasks], tables: Mapping[str, BinningTable], change: Deviations = NONE
+    ) -> dict[str, FitSequence]:
+        """As `train`, with every fit of the sequence."""
+        roles = self.training_roles(rows, tables)
+        scripts = {name: roles[name].play_sequence() for name in self.parties.all}
+        results = self.play("train", TRAIN_STEPS, scripts | {COORDINATOR: roles[COORDINATOR].play()}, change)
         return {name: results[name] for name in self.parties.all}
 
 

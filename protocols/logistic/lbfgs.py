@@ -52,6 +52,12 @@ class GramMatrix:
             correction[i] = alpha[i] - product / self.sy[i][i]
         return Direction(tuple(-c for c in correction), tuple(alpha), -1.0)
 
+    def copy(self) -> GramMatrix:
+        """A Gram matrix of its own."""
+        return GramMatrix(
+            [list(row) for row in self.sy], [list(row) for row in self.ymy], list(self.sg), list(self.ymg), self.gmg
+        )
+
     def forget(self, pair: int) -> None:
         """Remove one pair."""
         for matrix in (self.sy, self.ymy):
@@ -83,10 +89,11 @@ class Block:
         self._gradient = np.zeros_like(start)
         self._mg = np.zeros_like(start)
 
-    @property
-    def trace(self) -> float:
-        """tr(M_P)."""
-        return math.fsum(np.diag(self.preconditioner).tolist())
+    def going_on(self, start: FloatArray) -> Block:
+        """A block of its own with the history of this one, at other weights."""
+        block = Block(self.preconditioner, start)
+        block._s, block._y, block._my = list(self._s), list(self._y), list(self._my)
+        return block
 
     def take_gradient(self, gradient: FloatArray, *, keep_pair: bool) -> None:
         """The gradient block at the present weights; forms the newest pair unless it spans a change of the sigmoid."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from protocols.disclosure import Learned, Nature
-from protocols.messages import Bounds, Message
+from protocols.logistic.plan import FitPlan
+from protocols.messages import Bounds, Message, require
 from protocols.pair_masks import PairSeed
 from protocols.roles import Role
 from protocols.rows.messages import EncryptedRows
@@ -213,12 +215,132 @@ class InnerProducts(Message):
         return INNER_PRODUCT_BYTES * (5 * MAX_HISTORY + 8) + 32
 
 
+@dataclass(frozen=True)
+class NextFit(Message):
+    """What the next fit of a sequence is, to one provider (`plan.FitPlan`); or that the sequence is over.
+
+    index: of the fit, or, when `ended`, of the one that is the model; dropped: aliases of the receiver's features left
+    out; fold, history: one more than what they name, 0 for none.
+    """
+
+    index: int
+    penalty: int
+    loose: bool
+    dropped: tuple[str, ...]
+    fold: int
+    plus: tuple[int, ...]
+    minus: tuple[int, ...]
+    history: int
+    likelihood: bool
+    signs: bool
+    best_effort: bool
+    ended: bool
+
+    @classmethod
+    def of(cls, index: int, plan: FitPlan, dropped: Sequence[str]) -> NextFit:
+        """The message of a plan to the party whose aliases `dropped` are."""
+        fold = 0 if plan.fold is None else plan.fold + 1
+        history = 0 if plan.history is None else plan.history + 1
+        return cls(
+            index, plan.penalty, plan.loose, tuple(dropped), fold, plan.plus, plan.minus, history, plan.likelihood,
+            plan.signs, plan.best_effort, ended=False,
+        )  # fmt: skip
+
+    @classmethod
+    def end(cls, chosen: int) -> NextFit:
+        """The message that ends a sequence."""
+        return cls(chosen, 0, False, (), 0, (), (), 0, False, False, False, ended=True)
+
+    def plan(self, receiver: str) -> FitPlan:
+        """The plan, as far as the receiver knows it."""
+        require(all(name for name in self.dropped))
+        return FitPlan(
+            self.penalty, self.loose, {receiver: self.dropped}, self.fold - 1 if self.fold else None, self.plus,
+            self.minus, self.history - 1 if self.history else None, self.likelihood, self.signs, self.best_effort,
+        )  # fmt: skip
+
+    def learned(self) -> tuple[Learned, ...]:
+        if self.ended:
+            return (Learned("which fit of a sequence is the model", 1),)
+        return (
+            Learned("penalty, fold and start of a fit of a sequence", 1),
+            Learned("that an own feature is left out of a fit", len(self.dropped)),
+        )
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return 64 * bounds.features + 512
+
+
+@dataclass(frozen=True)
+class FoldOfRows(Message):
+    """The fold of each training row, drawn at random whatever its data: one byte a row."""
+
+    folds: bytes
+
+    def learned(self) -> tuple[Learned, ...]:
+        return (Learned("fold of each training row, drawn at random", len(self.folds)),)
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return bounds.rows + 16
+
+
+@dataclass(frozen=True)
+class LikelihoodShare(Message):
+    """H_1's share of the even part of a log-likelihood, summed over rows: uniform until A adds its own."""
+
+    index: int
+    share: bytes
+
+    def learned(self) -> tuple[Learned, ...]:
+        return (Learned("share of a sum over rows", 1, Nature.MASKED),)
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return _RING_BYTES + 32
+
+
+@dataclass(frozen=True)
+class LikelihoodPart(Message):
+    """w_P . X_P^T (1/2 - y) of one party over the same rows; masked as `PreconditionerTrace`."""
+
+    part: bytes
+    masked: bool
+
+    def learned(self) -> tuple[Learned, ...]:
+        return (_part("the peer's part of a log-likelihood", 1, self.masked),)
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return INNER_PRODUCT_BYTES + 16
+
+
+@dataclass(frozen=True)
+class CoefficientSigns(Message):
+    """Aliases of the sender after a fit: coefficients of the wrong sign, and features left out that would have the
+    right one."""
+
+    positive: tuple[str, ...]
+    inward: tuple[str, ...]
+
+    def learned(self) -> tuple[Learned, ...]:
+        count = len(self.positive) + len(self.inward)
+        return (Learned("which aliased features have, or would have, a coefficient of which sign", count),)
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return 64 * bounds.features + 64
+
+
 def _part(what: str, numbers: int, masked: bool) -> Learned:
     return Learned(f"{what}, masked", numbers, Nature.MASKED) if masked else Learned(what, numbers)
 
 
 _OUTER = "pass"
-_ITERATION = "pass/iteration"
+_FIT = "pass/fit"
+_ITERATION = "pass/fit/iteration"
+_LABELS = "pass/fit/labels"
 
 STEPS = (
     Step("offline 0", Role.LABEL_OWNER, TrainingSize, to=Role.COORDINATOR),
@@ -230,9 +352,15 @@ STEPS = (
     Step("pass 1", Role.CO_HOLDER, EncryptedRows, to=Role.PARTY, loop="pass/rows"),
     Step("pass 2", Role.PROVIDER, MaskedBinSums, to=Role.LABEL_OWNER, loop=_OUTER, optional=True),
     Step("offline 2", Role.PARTY, MaskedProducts, to=Role.CO_HOLDER, loop=_OUTER),
+    Step("fit", Role.LABEL_OWNER, NextFit, to=Role.PROVIDER, loop=_FIT, optional=True),
+    Step("fit", Role.LABEL_OWNER, FoldOfRows, to=Role.CO_HOLDER, loop=_FIT, optional=True),
+    Step("labels", Role.LABEL_OWNER, MaskedResidual, to=Role.PROVIDER, loop=_LABELS),
+    Step("labels", Role.CO_HOLDER, MaskedResidual, to=Role.PARTY, loop=_LABELS),
+    Step("labels", Role.LABEL_OWNER, GradientShare, to=Role.PROVIDER, loop=_LABELS),
+    Step("labels", Role.CO_HOLDER, GradientShare, to=Role.PARTY, loop=_LABELS),
     Step("6", Role.LABEL_OWNER, BatchRequest, to=Role.COORDINATOR, loop=_ITERATION),
     Step("6", Role.COORDINATOR, Corrections, to=Role.CO_HOLDER, loop=_ITERATION),
-    Step("6", Role.PARTY, LogitRange, to=Role.PARTY, loop="pass/iteration/range"),
+    Step("6", Role.PARTY, LogitRange, to=Role.PARTY, loop="pass/fit/iteration/range"),
     Step("1", Role.PARTY, MaskedLogits, to=Role.LABEL_OWNER, loop=_ITERATION),
     Step("1", Role.PARTY, MaskedLogits, to=Role.CO_HOLDER, loop=_ITERATION),
     Step("3", Role.LABEL_OWNER, MaskedResidual, to=Role.PROVIDER, loop=_ITERATION),
@@ -240,4 +368,7 @@ STEPS = (
     Step("3", Role.LABEL_OWNER, GradientShare, to=Role.PROVIDER, loop=_ITERATION),
     Step("3", Role.CO_HOLDER, GradientShare, to=Role.PARTY, loop=_ITERATION),
     Step("5", Role.PARTY, InnerProducts, to=Role.PARTY, loop=_ITERATION),
+    Step("fit", Role.CO_HOLDER, LikelihoodShare, to=Role.LABEL_OWNER, loop=_FIT, optional=True),
+    Step("fit", Role.PROVIDER, LikelihoodPart, to=Role.LABEL_OWNER, loop=_FIT, optional=True),
+    Step("fit", Role.PROVIDER, CoefficientSigns, to=Role.LABEL_OWNER, loop=_FIT, optional=True),
 )

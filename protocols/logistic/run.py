@@ -11,6 +11,7 @@ from protocols.fixed_point import IntArray
 from protocols.logistic.dealer import Dealer
 from protocols.logistic.messages import STEPS
 from protocols.logistic.party import Coefficients, FitRules, TrainingParty
+from protocols.logistic.plan import Director
 from protocols.messages import Bounds
 from protocols.roles import COORDINATOR, Parties
 from protocols.row_account import RowAccount
@@ -31,6 +32,7 @@ def run(
     entropy: Entropy,
     bounds: Bounds,
     *,
+    director: Director | None = None,
     accounts: Mapping[str, RowAccount] | None = None,
     ledgers: Mapping[str, Ledger] | None = None,
     network: MemoryNetwork | None = None,
@@ -47,6 +49,7 @@ def run(
             spent=MemorySpentIndices(),
             label=label if party == parties.label_owner else None,
             account=accounts[party] if accounts else None,
+            director=director if party == parties.label_owner else None,
         ).play()
         for party in parties.all
     }

@@ -124,7 +124,3 @@ def test_another_number_of_sums_is_refused() -> None:
     for sums in ([], [1.0, 2.0], [1.0] * 7):
         with pytest.raises(RemoteProtocolError, match="CHECK_FAILED"):
             absorb(GramMatrix(), sums, new_pair=True)
-
-
-def test_the_trace_is_that_of_the_preconditioner() -> None:
-    assert Block(np.array([[2.0, 9.0], [9.0, 3.0]]), np.zeros(2)).trace == 5.0

@@ -24,7 +24,8 @@ from protocols.logistic.messages import (
     PreconditionerTrace,
 )
 from protocols.logistic.offline import OfflineProducts
-from protocols.logistic.party import FitRules, TrainingParty
+from protocols.logistic.party import FitRules
+from protocols.logistic.sums import MaskedSums, fixed
 from protocols.rows.messages import EncryptedRows
 from tests.reference.pooled import damped_newton
 from tests.simulator import Job, PartyFailedError, Stages, consortium, play_job
@@ -270,8 +271,8 @@ def test_a_trace_above_50_is_refused_alike_on_all_parties_before_a_gradient(job_
 def test_an_inner_product_beyond_2_to_the_61_ends_the_job() -> None:
     for value in (2.0**61, -(2.0**62), float("nan"), float("inf")):
         with pytest.raises(ModelError, match="NUMBERS_TOO_LARGE"):
-            training._fixed(value)
-    assert training._fixed(-1.5) == -3 << 63
+            fixed(value)
+    assert fixed(-1.5) == -3 << 63
 
 
 def test_a_feature_beyond_8_is_refused(job_of: Callable[[int], Job]) -> None:
@@ -286,7 +287,7 @@ def test_a_pair_without_positive_curvature_is_dropped(
     job_of: Callable[[int], Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sums of one iteration are bent so that s^T y is negative: all drop the pair, and the fit still ends right."""
-    share = TrainingParty._open_sums
+    share = MaskedSums.open
     calls: dict[str, int] = {}
 
     def bent(own: bytes, others: Any, count: int) -> list[int]:
@@ -297,7 +298,7 @@ def test_a_pair_without_positive_curvature_is_dropped(
             calls["bent"] = calls.get("bent", 0) + 1
         return sums
 
-    monkeypatch.setattr(TrainingParty, "_open_sums", staticmethod(bent))
+    monkeypatch.setattr(MaskedSums, "open", staticmethod(bent))
     fit = refit(job_of(1), "curvature", tolerance=1e-3)
     assert calls["bent"] >= 2
     expected = damped_newton(fit.pooled_design(), fit.stages.data.label, 1.0)
