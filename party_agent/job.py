@@ -28,15 +28,17 @@ from party_agent.notation import list_of
 from party_agent.policy import Agreement
 from party_agent.row_account import FileRowAccount, Purse
 from party_agent.scorecard import GradeTable, PointsTable, Scaling
+from party_agent.screening import PreBinned, findings_of_gate, left_out_features, screen, screening_of
 from party_agent.store import FileSpentIndices, Folder, LedgerJournal, Log, journal_path
 from party_agent.validation import Validation, check_classes, feature_stability, validate
+from protocols.binning.label_owner import INFEASIBLE
 from protocols.binning.label_owner import LabelOwner as Gate
 from protocols.binning.messages import STEPS as BIN_STEPS
-from protocols.binning.prebins import PreBinning, floor_rows, prebin
 from protocols.binning.provider import FeatureProvider
+from protocols.binning.rules import Method
 from protocols.binning.table import BinningTable
 from protocols.disclosure import Ledger
-from protocols.errors import DataError, LocalProtocolError
+from protocols.errors import LocalProtocolError
 from protocols.fixed_point import FloatArray, IntArray
 from protocols.logistic.messages import STEPS as TRAIN_STEPS
 from protocols.logistic.party import Coefficients, FitRules, Spent, TrainingParty
@@ -122,13 +124,10 @@ class AlignedTable:
         """The training rows."""
         return self.table.take(np.arange(self.alignment.training_rows))
 
-
-@dataclass(frozen=True)
-class PreBinned:
-    """Own features before the gate: pre-binnings, and the pre-bin of each training row, shape (n, F)."""
-
-    binnings: tuple[PreBinning, ...]
-    codes: IntArray
+    @property
+    def test(self) -> Table:
+        """The other rows."""
+        return self.table.take(np.arange(self.alignment.training_rows, len(self.table.ids)))
 
 
 class Stages:
@@ -283,7 +282,7 @@ class TrainingJob(Stages):
         own = self.scorecard(bins, coefficients)
         document = self.validate(aligned, bins, coefficients, own)
         statement = self.state()
-        self.report(aligned, bins, own, document, statement)
+        self.report(aligned, prebinned, bins, own, document, statement)
         self._checkpoints.clear()
 
     def read(self) -> Table:
@@ -294,32 +293,13 @@ class TrainingJob(Stages):
         return table
 
     def prebin(self, aligned: AlignedTable) -> PreBinned:
-        """Own pre-bins on the training rows."""
-        rules = self._recipe.binning
-        training = aligned.training
-        floor = floor_rows(len(training.ids), rules.floor_rows, rules.floor_share)
-        binnings = []
-        codes = []
-        for column in training.columns:
-            binning = prebin(
-                column.values,
-                column.kind,
-                column.name,
-                special=column.special,
-                max_prebins=rules.max_prebins,
-                floor=floor,
-            )
-            if binning is not None:
-                binnings.append(binning)
-                codes.append(binning.codes(column.values))
-        self._findings += job_report.single_bins(len(training.columns) - len(binnings))
-        if len(binnings) < 3:
-            raise DataError(
-                "TOO_FEW_COLUMNS",
-                f"{len(binnings)} columns have two bins of {floor} rows on the common rows, and a party needs 3",
-                "bring columns that vary more, or more rows",
-            )
-        return PreBinned(tuple(binnings), np.stack(codes, axis=1))
+        """Own pre-bins on the training rows, of the columns that pass the screening."""
+        prebinned = screen(aligned.training, aligned.test, self._recipe, self._seat.name)
+        for rule in prebinned.rules:
+            if rule.method != Method.SPLITS:
+                self._contract.check_binning(rule.method)
+        self._findings += prebinned.findings
+        return prebinned
 
     def encrypt(self, aligned: AlignedTable, prebinned: PreBinned) -> RowMasks:
         """One ciphertext a row from each share holder."""
@@ -352,6 +332,8 @@ class TrainingJob(Stages):
                 label=training.label,
                 rows=rows,
                 recipe=self._recipe,
+                rules=prebinned.rules,
+                methods=[*(Method(method) for method in self._contract.binnings), Method.SPLITS],
                 account=self._account(Purse.LABELS, training),
             ).play()
         else:
@@ -363,6 +345,7 @@ class TrainingJob(Stages):
                 rows=rows,
                 recipe=self._recipe,
                 entropy=self._seat.entropy,
+                rules=prebinned.rules,
             ).play()
         return self.once(
             "bin",
@@ -551,6 +534,7 @@ class TrainingJob(Stages):
     def report(
         self,
         aligned: AlignedTable,
+        prebinned: PreBinned,
         bins: BinningTable,
         own: OwnModel,
         document: dict[str, Any],
@@ -566,14 +550,16 @@ class TrainingJob(Stages):
             job=self._seat.agreement.job.job,
             finished=str(shared["finished"]),
             parties=self._parties,
-            features=job_report.own_features(bins, own, self._stability(aligned, own)),
+            features=job_report.own_features(bins, own, self._stability(aligned, own))
+            + left_out_features(prebinned.left_out),
             statement=statement.lines,
             scaling=self._scaling,
             training_rows=bins.rows,
-            findings=self._findings,
+            findings=self._findings + findings_of_gate(prebinned, bins, INFEASIBLE),
             base_points=own.points.base,
             intercept=own.intercept,
             selection=job_report.selection(bins),
+            screening=screening_of(prebinned.left_out, bins.dropped),
             judgement=self._judgement,
         )
         folder.write_json("report.json", private)

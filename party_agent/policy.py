@@ -64,6 +64,7 @@ def check_recipe(recipe: Recipe, contract: Contract) -> None:
     """The recipe asks for nothing that the contract does not allow."""
     caps = contract.caps
     contract.check_key_bits(recipe.keys.bits)
+    contract.check_binning(recipe.binning.method)
     for output in recipe.open:
         contract.check_output(output)
     share = Fraction(caps.label_budget_numerator, caps.label_budget_denominator)

@@ -282,12 +282,13 @@ def party_report(
     base_points: int | None = None,
     intercept: float | None = None,
     selection: Sequence[SelectionLine] = (),
+    screening: Mapping[str, Any] | None = None,
     judgement: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A party's own report, JSON-ready; it stays in that party's folder.
 
     Args: statement: this party's ledger, of which what it learned and what it gave others to learn are kept;
-        base_points, intercept, selection, judgement: at the label owner only.
+        base_points, intercept, selection, judgement: at the label owner only; screening: of `screening_of`.
     """
     lines = tuple(statement)
     return {
@@ -301,6 +302,7 @@ def party_report(
         "base_points": base_points,
         "intercept": intercept,
         "features": [_own_feature(feature) for feature in features],
+        "screening": dict(screening) if screening is not None else None,
         "selection": [
             {
                 "party": line.party,

@@ -72,6 +72,10 @@ _IN_WORDS = {  # the ledger's terms in plain words, in the order to read them
     ),
     "bads per pre-bin of an aliased feature": (_Kind.BINS, "How many of those are bad"),
     "order of the pre-bins of an aliased feature": (_Kind.BINS, "How many fine bins of such a feature are in order"),
+    "how an aliased feature is to be merged, and whether its owner wants it kept": (
+        _Kind.BINS,
+        "How its owner wants such a feature merged, and whether it is to be kept",
+    ),
     "which aliased features enter the model": (_Kind.SIZES, "Which of those features enter the model"),
     "number of bads in the training sample": (_Kind.BINS, "How many borrowers of the training sample are bad"),
     "WOE per bin of an own feature that was kept (equals its label counts)": (

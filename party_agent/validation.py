@@ -303,10 +303,15 @@ def population_stability(expected: IntArray, actual: IntArray) -> float:
     inner = np.unique(np.quantile(expected, np.arange(1, PSI_GROUPS) / PSI_GROUPS, method="higher"))
     first = np.bincount(np.searchsorted(inner, expected, side="right"), minlength=inner.size + 1)
     second = np.bincount(np.searchsorted(inner, actual, side="right"), minlength=inner.size + 1)
-    groups = joined_groups(first, second, least=1)
+    return stability_of_counts(first, second)
+
+
+def stability_of_counts(expected: IntArray, actual: IntArray) -> float:
+    """Population stability index of counts per group in two samples, groups that one leaves empty joined as above."""
+    groups = joined_groups(expected, actual, least=1)
     return _stability(
-        np.array([first[a:b].sum() for a, b in groups], dtype=np.float64),
-        np.array([second[a:b].sum() for a, b in groups], dtype=np.float64),
+        np.array([expected[a:b].sum() for a, b in groups], dtype=np.float64),
+        np.array([actual[a:b].sum() for a, b in groups], dtype=np.float64),
     )
 
 

@@ -66,19 +66,37 @@ class EncryptedRows(_message.Message):
     ciphertexts: bytes
     def __init__(self, first: _Optional[int] = ..., ciphertexts: _Optional[bytes] = ...) -> None: ...
 
+class MergeRule(_message.Message):
+    __slots__ = ("method", "trend", "max_bins", "least_rows", "policies", "keep")
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    TREND_FIELD_NUMBER: _ClassVar[int]
+    MAX_BINS_FIELD_NUMBER: _ClassVar[int]
+    LEAST_ROWS_FIELD_NUMBER: _ClassVar[int]
+    POLICIES_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    method: str
+    trend: str
+    max_bins: int
+    least_rows: int
+    policies: _containers.RepeatedScalarFieldContainer[int]
+    keep: bool
+    def __init__(self, method: _Optional[str] = ..., trend: _Optional[str] = ..., max_bins: _Optional[int] = ..., least_rows: _Optional[int] = ..., policies: _Optional[_Iterable[int]] = ..., keep: bool = ...) -> None: ...
+
 class PreBinnedFeature(_message.Message):
-    __slots__ = ("alias", "ordered_bins", "rows", "encrypted_bads", "mask_check")
+    __slots__ = ("alias", "ordered_bins", "rows", "encrypted_bads", "mask_check", "rule")
     ALIAS_FIELD_NUMBER: _ClassVar[int]
     ORDERED_BINS_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     ENCRYPTED_BADS_FIELD_NUMBER: _ClassVar[int]
     MASK_CHECK_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
     alias: str
     ordered_bins: int
     rows: _containers.RepeatedScalarFieldContainer[int]
     encrypted_bads: bytes
     mask_check: bytes
-    def __init__(self, alias: _Optional[str] = ..., ordered_bins: _Optional[int] = ..., rows: _Optional[_Iterable[int]] = ..., encrypted_bads: _Optional[bytes] = ..., mask_check: _Optional[bytes] = ...) -> None: ...
+    rule: MergeRule
+    def __init__(self, alias: _Optional[str] = ..., ordered_bins: _Optional[int] = ..., rows: _Optional[_Iterable[int]] = ..., encrypted_bads: _Optional[bytes] = ..., mask_check: _Optional[bytes] = ..., rule: _Optional[_Union[MergeRule, _Mapping]] = ...) -> None: ...
 
 class PreBins(_message.Message):
     __slots__ = ("features",)

@@ -35,8 +35,9 @@ MEMBER_ROLES = (Role.LABEL_OWNER, Role.PROVIDER, Role.COORDINATOR)
 
 ALIGN, BIN, TRAIN, SCORE = "align-ecdh", "bin-chimerge", "train-logistic", "score-points"
 MOMENTS = "moments-exact"  # opens second moments over the features of all parties to the label owner
-ALGORITHMS = (ALIGN, BIN, MOMENTS, SCORE, TRAIN)  # what a contract may allow, in alphabetical order
-USUAL_ALGORITHMS = (ALIGN, BIN, SCORE, TRAIN)  # what it allows if it names none
+BINNINGS = {"chimerge": BIN, "optimal": "bin-optimal", "quantile": "bin-quantile"}  # by method of the recipe
+ALGORITHMS = (ALIGN, *BINNINGS.values(), MOMENTS, SCORE, TRAIN)  # what a contract may allow, in alphabetical order
+USUAL_ALGORITHMS = (ALIGN, *BINNINGS.values(), SCORE, TRAIN)  # what it allows if it names none
 
 _LARGEST_INTEGER = (1 << 53) - 1  # every JSON reader agrees up to here
 _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
@@ -261,10 +262,23 @@ class Contract:
 
     def check_algorithms(self, kind: JobKind) -> None:
         """Raise unless a job of this kind may be run."""
-        needed = {ALIGN, SCORE} | ({BIN, TRAIN} if kind is JobKind.TRAIN else set())
+        needed = {ALIGN, SCORE} | ({TRAIN} if kind is JobKind.TRAIN else set())
+        binned = kind is not JobKind.TRAIN or bool(self.binnings)
         self._check(
-            needed <= set(self.algorithms), "ALGORITHM_NOT_ALLOWED", "the contract does not allow this kind of job"
+            binned and needed <= set(self.algorithms),
+            "ALGORITHM_NOT_ALLOWED",
+            "the contract does not allow this kind of job",
         )
+
+    @property
+    def binnings(self) -> frozenset[str]:
+        """The methods by which bins may be merged, as a recipe names them."""
+        return frozenset(method for method, algorithm in BINNINGS.items() if algorithm in self.algorithms)
+
+    def check_binning(self, method: str) -> None:
+        """Raise unless bins may be merged by this method."""
+        allowed = method in self.binnings
+        self._check(allowed, "ALGORITHM_NOT_ALLOWED", "the contract does not allow this method of binning")
 
     def check_moments(self) -> None:
         """Raise unless exact second moments may be opened to the label owner."""

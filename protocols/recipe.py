@@ -26,6 +26,9 @@ ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 GradeName = Annotated[str, StringConstraints(min_length=1, max_length=20)]
 Special = float | Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Quantile = Annotated[float, Field(gt=0, lt=1)]
+MethodName = Literal["chimerge", "optimal", "quantile"]
+TrendName = Literal["none", "ascending", "descending", "auto", "peak", "valley"]
+PolicyName = Literal["own", "nearest", "riskiest"]
 
 _COMMENT_WIDTH = 110
 _UNKNOWN_KEY = frozenset({"extra_forbidden"})
@@ -81,9 +84,15 @@ class Binning(_Section):
     floor_share: float = Field(
         default=0.005, ge=0.005, le=0.25, description="Least share of the training rows of a pre-bin; at least 0.005."
     )
-    method: Literal["chimerge"] = Field(
+    method: MethodName = Field(
         default="chimerge",
-        description='How pre-bins are merged; "chimerge" is the only method so far.',
+        description='How pre-bins are merged: "chimerge", "optimal" (most information value under the trend) or '
+        '"quantile" (even sizes, whatever the labels). A party may choose another for a feature of its own.',
+    )
+    trend: TrendName = Field(
+        default="auto",
+        description='How the bad rate goes along the values under "optimal": "none", "ascending", "descending", '
+        '"auto" (the better of the two), "peak" or "valley".',
     )
     chimerge_threshold: float = Field(
         default=3.84,
@@ -94,11 +103,32 @@ class Binning(_Section):
     max_bins: int = Field(default=8, ge=2, le=20, description="Most bins a feature may have after merging (2 to 20).")
     min_goods: int = Field(default=5, ge=5, le=1_000_000, description="Least goods (label 0) of a bin; at least 5.")
     min_bads: int = Field(default=5, ge=5, le=1_000_000, description="Least bads (label 1) of a bin; at least 5.")
+    min_bin_share: float = Field(
+        default=0.0, ge=0, le=0.25, description="Least share of the training rows of a bin after merging."
+    )
+    missing: PolicyName = Field(
+        default="own",
+        description='Where missing values go: "own" bin, bin of "nearest" WOE, or "riskiest" bin (lowest WOE).',
+    )
+    special: PolicyName = Field(default="own", description="Where each special value goes; the same words.")
 
 
 class Selection(_Section):
-    """Which features enter the model."""
+    """Which features enter the model. The first three cuts need no label: each party makes them before it sends."""
 
+    maximum_missing_rate: float = Field(
+        default=1.0, ge=0, le=1, description="A column missing in a larger share of the training rows is left out."
+    )
+    maximum_single_value_share: float = Field(
+        default=1.0, gt=0, le=1, description="So is one with a single value, or missing, in more of them than this."
+    )
+    maximum_psi: float | None = Field(
+        default=None,
+        gt=0,
+        le=10,
+        description="So is one whose population stability index over its pre-bins, training to test rows, is larger.",
+        examples=[0.25],
+    )
     minimum_iv: float = Field(
         default=0.02, ge=0, le=10, description="A feature with less information value is dropped."
     )
@@ -186,6 +216,58 @@ class Contract(_Section):
     )
 
 
+class FeatureRules(_Section):
+    """How one feature is binned where it differs from [binning]."""
+
+    method: MethodName | None = Field(default=None, description="As in [binning].", examples=["optimal"])
+    trend: TrendName | None = Field(
+        default=None, description='As in [binning]; goes with the method "optimal".', examples=["ascending"]
+    )
+    max_bins: int | None = Field(default=None, ge=2, le=20, description="As in [binning].", examples=[5])
+    min_bin_share: float | None = Field(default=None, ge=0, le=0.25, description="As in [binning].", examples=[0.05])
+    splits: tuple[float, ...] = Field(
+        default=(),
+        max_length=19,
+        description="Own cut points of a numeric feature, ascending, each the upper end of a bin: nothing else is "
+        "merged than what a floor demands. In place of method, trend and max_bins.",
+        examples=[[0.3, 0.6, 0.9]],
+    )
+    groups: tuple[tuple[ColumnName, ...], ...] = Field(
+        default=(),
+        max_length=19,
+        description="The same for categories: each list is a bin, and what no list names is one more.",
+        examples=[[["A", "B"], ["C"]]],
+    )
+    missing: PolicyName | None = Field(default=None, description="As in [binning].", examples=["riskiest"])
+    missing_with: Special | None = Field(
+        default=None, description="The value whose bin missing shares, in place of a policy.", examples=[0.0]
+    )
+    special: PolicyName | None = Field(default=None, description="As in [binning].", examples=["nearest"])
+    special_with: Special | None = Field(
+        default=None, description="The value whose bin every special value shares.", examples=[0.0]
+    )
+
+    @model_validator(mode="after")
+    def _rules_fit_together(self) -> Self:
+        own = bool(self.splits or self.groups)
+        if self.splits and self.groups:
+            raise ValueError("a feature has splits or groups, not both")
+        if own and (self.method is not None or self.trend is not None or self.max_bins is not None):
+            raise ValueError("own splits or groups take the place of method, trend and max_bins")
+        if self.trend is not None and self.method not in (None, "optimal"):
+            raise ValueError('a trend goes with the method "optimal"')
+        if any(left >= right for left, right in itertools.pairwise(self.splits)):
+            raise ValueError("splits must ascend")
+        names = [name for group in self.groups for name in group]
+        if len(set(names)) != len(names) or not all(self.groups):
+            raise ValueError("a category is in one group, and a group has one at least")
+        if (self.missing is not None and self.missing_with is not None) or (
+            self.special is not None and self.special_with is not None
+        ):
+            raise ValueError("a policy or a value to share the bin of, not both")
+        return self
+
+
 class Judgement(_Section):
     """What the label owner judges the scorecard by; columns of its own that never enter the model."""
 
@@ -244,7 +326,25 @@ class PartyColumns(_Section):
     exclude: tuple[ColumnName, ...] = Field(
         default=(), description="Columns left out of the job.", examples=[["remarks"]]
     )
+    keep: tuple[ColumnName, ...] = Field(
+        default=(),
+        description="Columns that stay whatever the cuts of [selection] say, but for correlation and every bound that "
+        "protects rows or labels. The label owner sees the wish, under an alias.",
+        examples=[["credit_limit"]],
+    )
+    drop: tuple[ColumnName, ...] = Field(
+        default=(),
+        description="Columns that an expert leaves out: read and reported as such, never sent.",
+        examples=[["branch_code"]],
+    )
+    features: dict[ColumnName, FeatureRules] = Field(default_factory=dict)
     judgement: Judgement = Field(default_factory=Judgement)
+
+    @model_validator(mode="after")
+    def _lists_differ(self) -> Self:
+        if set(self.keep) & (set(self.drop) | set(self.exclude)):
+            raise ValueError("a column to keep is not one to drop or exclude")
+        return self
 
 
 class Recipe(_Section):
@@ -334,6 +434,8 @@ def default_recipe_text() -> str:
             lines += ["", *_comment(section.__doc__ or ""), f"[{name}]", *_keys_text(section, section())]
     lines += ["", *_comment(PartyColumns.__doc__ or ""), *_comment("One section a party, under its name.")]
     lines += ["# [parties.bank]", *_keys_text(PartyColumns, None)]
+    lines += ["", *_comment(FeatureRules.__doc__ or "")]
+    lines += ["# [parties.bank.features.utilisation]", *_keys_text(FeatureRules, None)]
     lines += ["", *_comment(Judgement.__doc__ or ""), "# [parties.bank.judgement]", *_keys_text(Judgement, None)]
     return "\n".join(lines) + "\n"
 

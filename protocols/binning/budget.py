@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from protocols.binning.merging import CHI_SQUARE_5_PERCENT, merge
 from protocols.binning.prebins import IntArray
+from protocols.binning.rules import MergeRule, Method, Trend
 from protocols.binning.weight_of_evidence import EmptyBinError, information_value, iv_units
 from protocols.errors import DataError, LabelLeakageError, PrivacyError, SmallIntersectionError, check_failed
 
@@ -23,7 +24,7 @@ LEAST_GRADIENTS = 15
 LEAST_FEATURES = 3  # of each party: with fewer, gradients and partial logits show columns
 LARGEST_MINIMUM_SHARE = 0.05  # of n: small bins are merged up to here before features are dropped
 
-Reason = Literal["iv", "budget", "small bins"]
+Reason = Literal["iv", "constraints", "budget", "small bins"]
 
 
 def entropy_bits(p: float) -> float:
@@ -141,7 +142,8 @@ class Candidate:
     """A feature before the gate, as the label owner sees it: an alias and merged bins.
 
     party: its owner. merge_map: pre-bin -> merged bin. bin_rows, bin_bads: counts per merged bin. iv: exact, 0 if there
-    is one bin only; iv_units: in 1e-3.
+    is one bin only; iv_units: in 1e-3. keep: its owner wants it although its IV is below the cut. infeasible: it has
+    one bin only because of its own trend or least bin size.
     """
 
     alias: str
@@ -151,6 +153,8 @@ class Candidate:
     bin_bads: tuple[int, ...]
     iv: float
     iv_units: int
+    keep: bool = False
+    infeasible: bool = False
 
 
 @dataclass(frozen=True)
@@ -176,27 +180,38 @@ def assess(
     bads: IntArray | Sequence[int],
     ordered_bins: int,
     *,
+    rule: MergeRule | None = None,
     threshold: float = CHI_SQUARE_5_PERCENT,
-    max_bins: int = 8,
     min_goods: int = 5,
     min_bads: int = 5,
     minimum_rows: int = 0,
 ) -> Candidate:
-    """Merge a feature's pre-bins (`merge`) and compute its IV.
+    """Merge a feature's pre-bins (`merge`) by its rule and compute its IV.
 
-    Args: rows, bads: counts per pre-bin, shape (n_bins,).
+    Args: rows, bads: counts per pre-bin, shape (n_bins,). minimum_rows: of a bin, where the guard of small bins asks
+        for more than the rule.
     Raises: EmptyBinError: the label is constant.
     """
-    merge_map = merge(
-        rows,
-        bads,
-        ordered_bins,
-        threshold=threshold,
-        max_bins=max_bins,
-        min_goods=min_goods,
-        min_bads=min_bads,
-        minimum_rows=minimum_rows,
-    )
+    wanted = rule or MergeRule()
+
+    def merged_by(rule: MergeRule) -> tuple[int, ...]:
+        return merge(
+            rows,
+            bads,
+            ordered_bins,
+            method=Method(rule.method),
+            trend=Trend(rule.trend),
+            policies=rule.policies,
+            threshold=threshold,
+            max_bins=rule.max_bins,
+            min_goods=min_goods,
+            min_bads=min_bads,
+            minimum_rows=max(rule.least_rows, minimum_rows),
+        )
+
+    merge_map = merged_by(wanted)
+    free = replace(wanted, trend=Trend.NONE.value, least_rows=0)
+    infeasible = max(merge_map) == 0 and free != wanted and max(merged_by(free)) > 0
     bin_rows, bin_bads = [0] * (max(merge_map) + 1), [0] * (max(merge_map) + 1)
     for merged, row_count, bad_count in zip(merge_map, rows, bads, strict=True):
         bin_rows[merged] += int(row_count)
@@ -211,6 +226,8 @@ def assess(
         bin_bads=tuple(bin_bads),
         iv=information_value(bin_rows, bin_bads),
         iv_units=iv_units(bin_rows, bin_bads),
+        keep=wanted.keep,
+        infeasible=infeasible,
     )
 
 
@@ -226,7 +243,8 @@ def choose_features(
 ) -> Choice:
     """Which features pass the gate, with which bins; the same whatever the order of `candidates`.
 
-    1. IV below `minimum_iv` is dropped, but each party keeps its 3 of highest IV.
+    1. IV below `minimum_iv` is dropped, unless its owner wants it kept, but each party keeps its 3 of highest IV. What
+       its own trend or least bin size leaves in one bin is dropped with that reason.
     2. While F of the providers' features exceeds `label_budget`, the one of lowest IV is dropped.
     3. Where a party has more features than n h(q) / 12 (q: smallest bin share of the others), small bins of the others
        are merged further, to at most 5 % of n; what that leaves too weak, or in one bin, is dropped. Then that party's
@@ -289,8 +307,12 @@ class _Gate:
                     f"{LEAST_FEATURES}",
                     "that party adds columns, or leaves the job",
                 )
-            strong = [feature for feature in usable if feature.iv >= self._minimum_iv]
-            self._keep_only(features, max(strong, usable[:LEAST_FEATURES], key=len), "iv")
+            strong = [feature for feature in usable if self._strong(feature)]
+            rest = [feature for feature in usable if not self._strong(feature)]
+            chosen = strong + rest[: max(0, LEAST_FEATURES - len(strong))]
+            for feature in features:
+                if feature not in chosen:
+                    self._drop(feature, "constraints" if feature.infeasible else "iv")
 
     def fit_label_budget(self) -> None:
         while self.cost() > self._label_budget:
@@ -316,7 +338,7 @@ class _Gate:
                 merged = remerge(feature, minimum)
                 spare = len(self.of(party)) > LEAST_FEATURES
                 sound = len(merged.bin_rows) > 1 and min(merged.bin_rows) >= minimum
-                if sound and (merged.iv >= self._minimum_iv or not spare):
+                if sound and (self._strong(merged) or not spare):
                     self.kept[feature.alias] = merged
                     largest = max(largest, minimum)
                 elif spare:
@@ -351,10 +373,8 @@ class _Gate:
         """Features of these parties that can go: those beyond a party's 3 strongest."""
         return [feature for party in parties for feature in self.of(party)[LEAST_FEATURES:]]
 
-    def _keep_only(self, features: list[Candidate], chosen: list[Candidate], reason: Reason) -> None:
-        for feature in features:
-            if feature not in chosen:
-                self._drop(feature, reason)
+    def _strong(self, feature: Candidate) -> bool:
+        return feature.keep or feature.iv >= self._minimum_iv
 
     def _drop(self, feature: Candidate, reason: Reason) -> None:
         del self.kept[feature.alias]

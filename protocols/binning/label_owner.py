@@ -7,7 +7,7 @@ budget. Keeps: the digits of its own masks' sums, the offline half of every grad
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -32,19 +32,26 @@ from protocols.binning.messages import (
     SelectedFeatures,
 )
 from protocols.binning.prebins import PreBinning, floor_rows
+from protocols.binning.rules import MergeRule, Method, rule_of
 from protocols.binning.table import BinDigits, BinnedFeature, BinningTable, DroppedFeature, DroppedPeer, PeerFeature
 from protocols.binning.weight_of_evidence import feature_values, woe_units
 from protocols.errors import LocalProtocolError
 from protocols.fixed_point import IntArray
 from protocols.messages import require
 from protocols.paillier import KeyPair, ciphertext_bytes, from_bytes
-from protocols.recipe import Recipe
+from protocols.recipe import FeatureRules, Recipe
 from protocols.roles import Parties
 from protocols.row_account import NoRowAccount, RowAccount
 from protocols.rows.encryption import RowMasks
 from protocols.session import Progress, Script, receive_each, send
 
-_REASONS = {"iv": "information value", "budget": "label budget", "small bins": "small bins"}
+INFEASIBLE = "no two bins under its trend and least bin size"
+_REASONS = {
+    "iv": "information value",
+    "constraints": INFEASIBLE,
+    "budget": "label budget",
+    "small bins": "small bins",
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ class _Counted:
     rows: tuple[int, ...]
     bads: tuple[int, ...]
     ordered_bins: int
+    rule: MergeRule
     digits: np.ndarray[tuple[int, int], np.dtype[np.object_]] | None = None
 
 
@@ -62,8 +70,8 @@ class LabelOwner:
     """The gate.
 
     Args: codes: own pre-bins of each training row and feature, shape (n, F); label: 0/1 a row; rows: what the
-    encryption
-        of the rows left.
+        encryption of the rows left; rules: of the own features, the recipe's if None; methods: that a provider may ask
+        for.
     """
 
     def __init__(
@@ -75,6 +83,8 @@ class LabelOwner:
         label: IntArray,
         rows: RowMasks,
         recipe: Recipe,
+        rules: Sequence[MergeRule] | None = None,
+        methods: Collection[Method] = frozenset(Method),
         account: RowAccount | None = None,
     ) -> None:
         if rows.own_key is None or rows.masks is None:
@@ -84,6 +94,8 @@ class LabelOwner:
         self._codes = codes
         self._binnings = {f"{self._name}.{i + 1:02d}": binning for i, binning in enumerate(binnings)}
         self._positions = {alias: i for i, alias in enumerate(self._binnings)}
+        self._rules = rules or [rule_of(recipe.binning, FeatureRules(), binning) for binning in binnings]
+        self._methods = methods
         self._label = label
         self._bads = int(label.sum())
         self._rows = rows
@@ -102,8 +114,9 @@ class LabelOwner:
             codes = self._codes[:, self._positions[alias]]
             rows = np.bincount(codes, minlength=binning.bins)
             bads = np.bincount(codes, weights=self._label, minlength=binning.bins).astype(np.int64)
+            rule = self._rules[self._positions[alias]]
             self._counted[alias] = _Counted(
-                self._name, tuple(rows.tolist()), tuple(bads.tolist()), binning.ordered_bins
+                self._name, tuple(rows.tolist()), tuple(bads.tolist()), binning.ordered_bins, rule
             )
         offers = yield from receive_each(self._parties.providers, PreBins)
         for done, (party, offer) in enumerate(offers.items()):
@@ -148,6 +161,9 @@ class LabelOwner:
         layout = self._layout
         require(sum(feature.rows) == layout.rows and min(feature.rows) >= self._floor)
         require(feature.ordered_bins <= len(feature.rows))
+        require(
+            feature.rule.sound_for(len(feature.rows), feature.ordered_bins) and feature.rule.method in self._methods
+        )
         bads = [
             (value >> layout.label_shift) & ((1 << n_b.bit_length()) - 1)
             for value, n_b in zip(plaintexts, feature.rows, strict=True)
@@ -158,7 +174,7 @@ class LabelOwner:
         total_weight = (sum(digit[0] for digit in digits) - self._first_column_sum) % (1 << slot)
         require(feature.mask_check == total_weight.to_bytes((slot + 7) // 8, "little"))
         reduced = np.array(digits, dtype=object) % layout.ring.modulus
-        return _Counted(party, feature.rows, tuple(bads), feature.ordered_bins, reduced)
+        return _Counted(party, feature.rows, tuple(bads), feature.ordered_bins, feature.rule, reduced)
 
     @property
     def _floor(self) -> int:
@@ -173,8 +189,8 @@ class LabelOwner:
             counted.rows,
             counted.bads,
             counted.ordered_bins,
+            rule=counted.rule,
             threshold=rules.chimerge_threshold,
-            max_bins=rules.max_bins,
             min_goods=rules.min_goods,
             min_bads=rules.min_bads,
             minimum_rows=minimum_rows,
@@ -183,7 +199,8 @@ class LabelOwner:
     def _filter_own(self, own: Sequence[Candidate]) -> tuple[list[Candidate], list[str]]:
         """The label owner's own features after IV and correlation, as a provider does after the gate."""
         ranked = sorted(own, key=lambda c: (-c.iv, len(c.bin_rows), c.alias))
-        strong = {c.alias for c in ranked if c.iv >= self._recipe.selection.minimum_iv and len(c.bin_rows) > 1}
+        least = self._recipe.selection.minimum_iv
+        strong = {c.alias for c in ranked if (c.keep or c.iv >= least) and len(c.bin_rows) > 1}
         strong |= {c.alias for c in [c for c in ranked if len(c.bin_rows) > 1][:LEAST_FEATURES]}
         passing = [c for c in own if c.alias in strong]
         if len(passing) < LEAST_FEATURES:

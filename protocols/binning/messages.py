@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from protocols.binning.rules import MergeRule
 from protocols.disclosure import Learned, Nature
 from protocols.messages import Bounds, Message, Part
 from protocols.roles import Role
@@ -17,6 +18,7 @@ class PreBinnedFeature(Part):
     """One feature under an alias: rows per pre-bin, and per pre-bin the sealed product of its rows' ciphertexts.
 
     The first `ordered_bins` pre-bins are in order of value. `mask_check` is the sum of the masks' first digits mod 2^S.
+    `rule` is how its owner wants it merged.
     """
 
     alias: str
@@ -24,6 +26,7 @@ class PreBinnedFeature(Part):
     rows: tuple[int, ...]
     encrypted_bads: bytes
     mask_check: bytes
+    rule: MergeRule
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class PreBins(Message):
             Learned("rows per pre-bin of an aliased feature", bins),
             Learned("bads per pre-bin of an aliased feature", bins),
             Learned("order of the pre-bins of an aliased feature", len(self.features)),
+            Learned("how an aliased feature is to be merged, and whether its owner wants it kept", len(self.features)),
             Learned("sums of own masks per pre-bin, masked again", bins, Nature.MASKED),
             Learned("check sum of masks per feature", len(self.features), Nature.MASKED),
         )

@@ -210,21 +210,76 @@ def prebin(
     special: Sequence[float | str] = (),
     max_prebins: int = MAX_PREBINS,
     floor: int,
+    splits: Sequence[float] = (),
+    groups: Sequence[Sequence[str]] = (),
+    missing_with: float | str | None = None,
+    special_with: float | str | None = None,
 ) -> PreBinning | None:
     """Pre-bins of one column of training rows; None if it has only one bin and so says nothing.
 
     Args: values: shape (n,), float64 with NaN missing, or objects (str, None missing). special: values with a bin of
-        their own. max_prebins: most bins, special and missing among them. floor: least rows of each bin.
+        their own. max_prebins: most bins, special and missing among them. floor: least rows of each bin. splits:
+        ascending upper ends that a numeric column is cut at, instead of quantiles; groups: of categories, each a bin,
+        what no group names being one more. Of both, what is below the floor merges and nothing else. missing_with,
+        special_with: a value whose bin missing, or every special value, shares instead of having one of its own.
     Raises: DataError: a number is infinite, or a category is not text.
     """
     special = tuple(dict.fromkeys(special))
+    named = {index: special_with for index in range(len(special)) if special_with is not None}
+    if missing_with is not None:
+        named[len(special)] = missing_with
     if kind is FeatureKind.NUMERIC:
-        return _prebin_numeric(np.asarray(values, dtype=np.float64), feature, special, max_prebins, floor)
-    return _prebin_categorical(values, feature, special, max_prebins, floor)
+        return _prebin_numeric(
+            np.asarray(values, dtype=np.float64), feature, special, max_prebins, floor, splits, named
+        )
+    return _prebin_categorical(values, feature, special, max_prebins, floor, groups, named)
+
+
+def lost_splits(
+    binning: PreBinning,
+    values: FloatArray | ObjectArray,
+    splits: Sequence[float] = (),
+    groups: Sequence[Sequence[str]] = (),
+) -> tuple[int, int]:
+    """How many of a feature's own splits, or groups, its pre-bins do not have: no row on one side, below the floor.
+
+    Args: binning: of `prebin` on these values, splits and groups.
+
+    >>> values = np.repeat([1.0, 2.0, 3.0, 4.0], [80, 90, 10, 80])
+    >>> lost_splits(prebin(values, FeatureKind.NUMERIC, "x", floor=50, splits=[1, 2, 3, 9]), values, [1, 2, 3, 9])
+    (1, 1)
+    """
+    if binning.kind is FeatureKind.CATEGORICAL:
+        present = Counter(values.tolist())
+        lost_groups = [group for group in _without(groups, binning.special) if group not in binning.categories]
+        empty = sum(not any(present[name] for name in group) for group in lost_groups)
+        return empty, len(lost_groups) - empty
+    numbers = np.asarray(values, dtype=np.float64)
+    ordinary = numbers[~np.isnan(numbers) & ~np.isin(numbers, [v for v in binning.special if isinstance(v, float)])]
+    rows = _rows_between(ordinary, splits)
+    lost = [index for index, split in enumerate(splits) if split not in binning.edges]
+    empty = sum(rows[index] == 0 or rows[index + 1] == 0 for index in lost)
+    return empty, len(lost) - empty
+
+
+def _without(groups: Sequence[Sequence[str]], special: Sequence[float | str]) -> list[tuple[str, ...]]:
+    return [tuple(name for name in group if name not in special) for group in groups]
+
+
+def _rows_between(values: FloatArray, splits: Sequence[float]) -> list[int]:
+    """Rows of each bin that the splits make, shape (len(splits) + 1,)."""
+    bins = np.searchsorted(np.asarray(splits, dtype=np.float64), values, side="left")
+    return [int(count) for count in np.bincount(bins, minlength=len(splits) + 1)]
 
 
 def _prebin_numeric(
-    values: FloatArray, feature: str, special: tuple[float | str, ...], max_prebins: int, floor: int
+    values: FloatArray,
+    feature: str,
+    special: tuple[float | str, ...],
+    max_prebins: int,
+    floor: int,
+    splits: Sequence[float],
+    named: Mapping[int, float | str],
 ) -> PreBinning | None:
     missing = np.isnan(values)
     if np.isinf(values).any():
@@ -236,49 +291,64 @@ def _prebin_numeric(
         same = values == value
         special_rows.append(int(same.sum()))
         ordinary &= ~same
-    missing_rows = int(missing.sum())
+    loose = [*special_rows, int(missing.sum())]
 
-    own = _own_bins([*special_rows, missing_rows], floor, max_prebins - 1)
-    distinct, counts = np.unique(values[ordinary], return_counts=True)
-    cuts = _cuts(counts.astype(np.int64), max_prebins - len(own))
-    ordered = np.add.reduceat(counts, [0, *cuts]).tolist() if len(counts) else []
-    ends = [int(cut) - 1 for cut in cuts]  # index of the largest distinct value of each ordered bin but the last
-    _merge_small(ordered, ends, floor, max_prebins - len(own))
+    own = _own_bins(loose, named, floor, max_prebins - 1)
+    if splits:
+        ordered, edges = _rows_between(values[ordinary], splits), [float(split) for split in splits]
+    else:
+        distinct, counts = np.unique(values[ordinary], return_counts=True)
+        cuts = _cuts(counts.astype(np.int64), max_prebins - len(own))
+        ordered = np.add.reduceat(counts, [0, *cuts]).tolist() if len(counts) else []
+        edges = [float(distinct[cut - 1]) for cut in cuts]
+    _merge_small(ordered, edges, floor, max_prebins - len(own))
     stray = 0
     if len(ordered) == 1 and ordered[0] < floor:
         stray, ordered = ordered[0], []
     return _assemble(
         feature,
         FeatureKind.NUMERIC,
-        edges=tuple(float(distinct[end]) for end in ends),
+        edges=tuple(edges),
         ordered=ordered,
         groups=[],
         special=codes_of_special,
-        loose=[*special_rows, missing_rows],
+        loose=loose,
         own=own,
         stray=stray,
+        named=named,
     )
 
 
 def _prebin_categorical(
-    values: FloatArray | ObjectArray, feature: str, special: tuple[float | str, ...], max_prebins: int, floor: int
+    values: FloatArray | ObjectArray,
+    feature: str,
+    special: tuple[float | str, ...],
+    max_prebins: int,
+    floor: int,
+    wanted: Sequence[Sequence[str]],
+    named: Mapping[int, float | str],
 ) -> PreBinning | None:
     counts: Counter[Any] = Counter(values.tolist())
     missing_rows = sum(counts.pop(name) for name in [name for name in counts if _is_missing(name)])
     if not all(isinstance(name, str) for name in (*counts, *special)):
         raise DataError("CATEGORY_INVALID", f"column '{feature}' has categories that are not text", "read it as text")
-    special_rows = [counts.pop(name, 0) for name in special]
-    own = _own_bins([*special_rows, missing_rows], floor, max_prebins - 1)
+    loose = [*(counts.pop(name, 0) for name in special), missing_rows]
+    own = _own_bins(loose, named, floor, max_prebins - 1)
     slots = max_prebins - len(own)
+    sets: list[tuple[tuple[str, ...], int]] = [
+        (names, sum(counts.pop(name, 0) for name in names)) for names in _without(wanted, special)
+    ]
     by_frequency = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    frequent = [(name, count) for name, count in by_frequency if count >= floor]
-    rare = [(name, count) for name, count in by_frequency if count < floor]
-    if len(frequent) > slots or (len(frequent) == slots and sum(count for _, count in rare) >= floor):
-        frequent, rare = frequent[: slots - 1], frequent[slots - 1 :] + rare
-    groups: list[tuple[tuple[str, ...], int]] = [((name,), count) for name, count in frequent]
-    stray = sum(count for _, count in rare)
+    single: list[tuple[tuple[str, ...], int]] = [((name,), count) for name, count in by_frequency]
+    sets, rest = (sets, single) if wanted else (single, [])
+    groups = [(names, count) for names, count in sets if count >= floor]
+    rest += [(names, count) for names, count in sets if count < floor]
+    if len(groups) > slots or (len(groups) == slots and sum(count for _, count in rest) >= floor):
+        groups.sort(key=lambda item: -item[1])  # stable: frequencies are in this order already
+        groups, rest = groups[: slots - 1], groups[slots - 1 :] + rest
+    stray = sum(count for _, count in rest)
     if stray >= floor:
-        groups.append((tuple(sorted(name for name, _ in rare)), stray))
+        groups.append((tuple(sorted(name for names, _ in rest for name in names)), stray))
         stray = 0
     return _assemble(
         feature,
@@ -287,15 +357,19 @@ def _prebin_categorical(
         ordered=[],
         groups=groups,
         special=special,
-        loose=[*special_rows, missing_rows],
+        loose=loose,
         own=own,
         stray=stray,
+        named=named,
     )
 
 
-def _own_bins(loose: Sequence[int], floor: int, most: int) -> list[int]:
-    """Which special values and missing (last) get a bin: those at or above the floor, the largest `most` of them."""
-    able = [index for index, count in enumerate(loose) if count >= floor]
+def _own_bins(loose: Sequence[int], named: Mapping[int, float | str], floor: int, most: int) -> list[int]:
+    """Which special values and missing (last) get a bin: those at or above the floor, the largest `most` of them.
+
+    Those in `named` share the bin of another value.
+    """
+    able = [index for index, count in enumerate(loose) if count >= floor and index not in named]
     return sorted(sorted(able, key=lambda index: (-loose[index], index))[:most])
 
 
@@ -310,15 +384,28 @@ def _assemble(
     loose: list[int],
     own: list[int],
     stray: int,
+    named: Mapping[int, float | str],
 ) -> PreBinning | None:
-    """Number the bins; what has no bin of its own (`stray` rows, small special values, missing) joins the largest."""
+    """Number the bins; what has no bin of its own (`stray` rows, small special values, missing) joins the largest.
+
+    Those in `named` join the bin of the value they name: where that special value is, else by edges or groups.
+    """
     rows = [*ordered, *(count for _, count in groups), *(loose[index] for index in own)]
     if len(rows) < 2:
         return None
     fallback = rows.index(max(rows))
     first = len(ordered) + len(groups)
     bins = [first + own.index(index) if index in own else fallback for index in range(len(loose))]
-    rows[fallback] += stray + sum(count for index, count in enumerate(loose) if index not in own)
+    placed: dict[float | str, int] = dict(zip(special, bins, strict=False))
+    placed.update({name: len(ordered) + g for g, (names, _) in enumerate(groups) for name in names})
+    for index, value in named.items():
+        if value in placed:
+            bins[index] = placed[value]
+        elif ordered and not isinstance(value, str):
+            bins[index] = int(np.searchsorted(np.array(edges), value, side="left"))
+    rows[fallback] += stray
+    for index, count in enumerate(loose):
+        rows[bins[index]] += 0 if index in own else count
     return PreBinning(
         feature=feature,
         kind=kind,
@@ -358,7 +445,7 @@ def _cuts(counts: IntArray, slots: int) -> list[int]:
     return sorted(start for start in starts if 0 < start < len(counts))
 
 
-def _merge_small(rows: list[int], ends: list[int], floor: int, most: int) -> None:
+def _merge_small(rows: list[int], ends: list[float], floor: int, most: int) -> None:
     """Merge, in place, the smallest bin into its smaller neighbour until all reach the floor and at most `most` remain.
 
     Ties go to the lower bin. `ends[i]` is the end of bin i; the last bin has none.

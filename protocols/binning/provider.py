@@ -23,6 +23,7 @@ from protocols.binning.messages import (
     SelectedFeatures,
 )
 from protocols.binning.prebins import PreBinning, drop_indistinct
+from protocols.binning.rules import MergeRule, rule_of
 from protocols.binning.table import BinDigits, BinnedFeature, BinningTable, DroppedFeature
 from protocols.binning.weight_of_evidence import implied_bads
 from protocols.disclosure import Learned, Nature
@@ -30,7 +31,7 @@ from protocols.errors import DataError, check_failed
 from protocols.fixed_point import IntArray
 from protocols.messages import require
 from protocols.paillier import accumulate, seal, to_bytes
-from protocols.recipe import Recipe
+from protocols.recipe import FeatureRules, Recipe
 from protocols.roles import Parties
 from protocols.rows.encryption import RowMasks
 from protocols.session import Opened, Progress, Script, receive, send
@@ -51,7 +52,7 @@ class FeatureProvider:
     """A provider at the gate.
 
     Args: codes: pre-bin of each training row and feature, shape (n, F); binnings: the F pre-binnings; rows: what the
-        encryption of the rows left this party with.
+        encryption of the rows left this party with; rules: how each feature is to be merged, the recipe's if None.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class FeatureProvider:
         rows: RowMasks,
         recipe: Recipe,
         entropy: Entropy,
+        rules: Sequence[MergeRule] | None = None,
     ) -> None:
         self._name = name
         self._parties = parties
@@ -82,6 +84,8 @@ class FeatureProvider:
         order = [kept[i] for i in permutation(len(kept), entropy)]  # aliases are random
         self._dropped = tuple(DroppedFeature(binnings[i].feature, "", f"not sent: {why}") for i, why in dropped.items())
         self._binnings = [binnings[i] for i in order]
+        rules = rules or [rule_of(recipe.binning, FeatureRules(), binning) for binning in binnings]
+        self._rules = [rules[i] for i in order]
         self._codes = codes[:, order]
         width = max(2, len(str(len(order))))
         self._aliases = [f"{name}.{i + 1:0{width}d}" for i in range(len(order))]
@@ -154,6 +158,7 @@ class FeatureProvider:
             rows=tuple(rows),
             encrypted_bads=to_bytes(ciphertexts, self._key),
             mask_check=check.to_bytes((slot + 7) // 8, "little"),
+            rule=self._rules[feature],
         )
         return _Sealed(message, np.array(digits, dtype=object) % layout.ring.modulus)
 

@@ -6,10 +6,14 @@ section) and travels with the feature under its alias. It names no value, edge o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
+from protocols.binning.prebins import PreBinning
+from protocols.errors import RecipeError
 from protocols.messages import Part
+from protocols.recipe import Binning, FeatureRules
 
 MAX_BINS = 20
 
@@ -69,3 +73,30 @@ class MergeRule(Part):
             and len(self.policies) in (0, bins - ordered_bins)
             and all(policy in set(Policy) for policy in self.policies)
         )
+
+
+def rule_of(rules: Binning, own: FeatureRules, binning: PreBinning, *, keep: bool = False) -> MergeRule:
+    """The rule of one feature, from the recipe and the owner's own section.
+
+    Raises: RecipeError: RECIPE_OUT_OF_RANGE: a trend for a feature of a method that has none.
+    """
+    method = Method.SPLITS if own.splits or own.groups else Method(own.method or rules.method)
+    if own.trend is not None and method is not Method.OPTIMAL:
+        raise RecipeError(
+            "RECIPE_OUT_OF_RANGE",
+            f"the recipe gives column '{binning.feature}' a trend, and its method is not optimal",
+            'set method = "optimal" for that column',
+        )
+    share = rules.min_bin_share if own.min_bin_share is None else own.min_bin_share
+    first = binning.ordered_bins + len(binning.categories)  # before it: ordered pre-bins and categories
+    special, missing = Policy[(own.special or rules.special).upper()], Policy[(own.missing or rules.missing).upper()]
+    policies = [Policy.OWN] * len(binning.categories)
+    policies += [special if index in binning.special_bins else missing for index in range(first, binning.bins)]
+    return MergeRule(
+        method=method.value,
+        trend=Trend(own.trend or rules.trend).value if method is Method.OPTIMAL else Trend.NONE.value,
+        max_bins=own.max_bins or rules.max_bins,
+        least_rows=math.ceil(round(share * sum(binning.rows), 9)),
+        policies=tuple(int(policy) for policy in policies) if any(policies) else (),
+        keep=keep,
+    )

@@ -11,7 +11,8 @@ import pytest
 from gmpy2 import mpz
 
 from protocols.binning import provider
-from protocols.binning.budget import label_budget
+from protocols.binning.budget import assess, label_budget
+from protocols.binning.label_owner import LabelOwner
 from protocols.binning.messages import (
     GateDecision,
     KeptFeature,
@@ -21,11 +22,12 @@ from protocols.binning.messages import (
     PreBins,
     SelectedFeatures,
 )
-from protocols.binning.table import BinningTable
+from protocols.binning.rules import MergeRule, Method, rule_of
+from protocols.binning.table import BinnedFeature, BinningTable
 from protocols.errors import DataError
 from protocols.messages import Message
 from protocols.paillier import add_plaintext
-from protocols.recipe import Recipe
+from protocols.recipe import FeatureRules, Recipe
 from tests.reference import pooled
 from tests.simulator import KEY_BITS, Job, PartyFailedError, Stages, changing, consortium
 
@@ -98,6 +100,56 @@ def test_bins_woe_and_iv_do_not_depend_on_keys_masks_or_aliases(job: Job) -> Non
             sorted((f.name, f.merge_map, f.woe, f.iv) for f in tables[name].features) for tables in (job.tables, again)
         )
         assert first == second
+
+
+@pytest.mark.parametrize("method", ["chimerge", "optimal", "quantile"])
+def test_every_method_gives_the_counts_of_pooled_data_and_what_the_gate_gives_on_plaintext(
+    method: str, job_of: Callable[[int], Job]
+) -> None:
+    rules = Recipe.model_validate({"binning": {"method": method, "max_bins": 5, "min_bin_share": 0.05}})
+    stages = Stages(job_of(2).stages.data, seed=method, recipe=rules)
+    tables = stages.bin(job_of(2).rows)
+    label = stages.data.label
+    for name, table in tables.items():
+        raw = {f"{name}_{i}": values for i, (values, _, _) in enumerate(stages.data.columns[name])}
+        for feature in table.features:
+            prebins = feature.binning.codes(raw[feature.name])
+            counts = pooled.counts(prebins, label, feature.binning.bins)
+            twin = assess("twin", name, *counts, feature.binning.ordered_bins, rule=rule_of_plain(rules, feature))
+            rows, bads = pooled.counts(feature.codes(raw[feature.name]), label, len(feature.woe))
+            assert (feature.merge_map, feature.rows) == (twin.merge_map, twin.bin_rows)
+            assert [w / 10_000 for w in feature.woe] == pooled.woe(rows, bads)
+            assert feature.iv / 1_000 == pooled.information_value(rows, bads)
+            assert len(rows) <= 5
+            assert min(rows) >= 0.05 * len(label)
+            if method == "optimal" and feature.binning.ordered_bins == feature.binning.bins:
+                rates = np.divide(bads, rows)
+                assert (np.diff(rates) >= 0).all() or (np.diff(rates) <= 0).all()
+
+
+def rule_of_plain(rules: Recipe, feature: BinnedFeature) -> MergeRule:
+    return rule_of(rules.binning, FeatureRules(), feature.binning)
+
+
+def test_a_method_that_the_contract_does_not_allow_is_refused(job_of: Callable[[int], Job]) -> None:
+    stages = Stages(
+        job_of(1).stages.data, seed="methods", recipe=Recipe.model_validate({"binning": {"method": "quantile"}})
+    )
+    data = stages.prebinned
+    label_owner = LabelOwner(
+        stages.parties,
+        codes=data["bank"][0],
+        binnings=data["bank"][1],
+        label=stages.data.label,
+        rows=job_of(1).rows["bank"],
+        recipe=stages.recipe,
+        methods=[Method.CHIMERGE],
+    )
+    roles = stages.binning_roles(job_of(1).rows) | {"bank": label_owner}
+    with pytest.raises(PartyFailedError) as caught:
+        stages.bin({}, roles=roles)
+    assert (caught.value.party, caught.value.code) == ("bank", "CHECK_FAILED")
+    assert not stages.network.sent(GateDecision)
 
 
 # -- what a provider is told -------------------------------------------------------------------------------------------
@@ -191,6 +243,13 @@ BAD_OFFERS: dict[str, Callable[[PreBins], PreBins]] = {
     "the same ciphertext for two bins": edit_feature(same_bin_twice),
     "a ciphertext less": edit_feature(lambda f: replace(f, encrypted_bads=f.encrypted_bads[WIDTH:])),
     "more ordered bins than bins": edit_feature(lambda f: replace(f, ordered_bins=len(f.rows) + 1)),
+    "an unknown method": edit_feature(lambda f: replace(f, rule=replace(f.rule, method="tree"))),
+    "a trend without its method": edit_feature(lambda f: replace(f, rule=replace(f.rule, trend="peak"))),
+    "a rule for one bin": edit_feature(lambda f: replace(f, rule=replace(f.rule, max_bins=1))),
+    "a policy too many": edit_feature(lambda f: replace(f, rule=replace(f.rule, policies=(0,) * 20))),
+    "an unknown policy": edit_feature(
+        lambda f: replace(f, rule=replace(f.rule, policies=(3,) * (len(f.rows) - f.ordered_bins)), ordered_bins=1)
+    ),
     "another alias": edit_feature(lambda f: replace(f, alias="tax.01")),
     "an alias twice": lambda m: replace(m, features=(m.features[0], *m.features[:-1])),
     "fewer than 3 features": lambda m: replace(m, features=m.features[:2]),

@@ -22,6 +22,7 @@ from protocols.binning.budget import (
     label_cost,
     least_bin_rows,
 )
+from protocols.binning.rules import MergeRule
 from protocols.binning.weight_of_evidence import EmptyBinError
 from protocols.errors import DataError, LabelLeakageError, RemoteProtocolError, SmallIntersectionError
 
@@ -288,3 +289,45 @@ def test_nothing_is_dropped_for_the_budget_above_a_feature_that_is_kept(
             for party in ("bureau", "tax"):
                 own = sorted((feature.iv for feature in choice.kept if feature.party == party), reverse=True)
                 assert all(value >= iv[alias] for value in own[3:])
+
+
+# -- rules of a feature's owner ----------------------------------------------------------------------------------------
+
+
+def test_a_feature_to_keep_passes_the_iv_cut_and_not_the_label_budget():
+    weak = made("weak", "bureau", 0.001, (2000, 2000))
+    features = [*three("bank"), *three("bureau"), replace(weak, keep=True)]
+    assert "weak" in {feature.alias for feature in choose(features).kept}
+    assert choose([*features[:-1], weak]).dropped_by_reason == {"weak": "iv"}
+    assert choose(features, label_budget=3.25).dropped_by_reason == {"weak": "budget"}
+
+
+def test_a_feature_to_keep_stays_beside_the_strongest_of_a_weak_party():
+    features = [made(f"w{i}", "bureau", 0.001 * (i + 1), (2000, 2000)) for i in range(5)]
+    features[0] = replace(features[0], keep=True)
+    kept = {feature.alias for feature in choose([*three("bank"), *features]).kept if feature.party == "bureau"}
+    assert kept == {"w0", "w3", "w4"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "infeasible"),
+    [
+        (MergeRule("optimal", "descending"), True),
+        (MergeRule("optimal", "ascending"), False),
+        (MergeRule("chimerge", least_rows=1900), True),
+        (MergeRule("quantile", least_rows=900), False),
+    ],
+)
+def test_a_rule_that_leaves_one_bin_is_said_to_be_infeasible_and_is_not_relaxed(rule: MergeRule, infeasible: bool):
+    candidate = assess("f", "bureau", [900, 900, 900], [50, 150, 300], 3, rule=rule)
+    assert candidate.infeasible is infeasible
+    assert (len(candidate.bin_rows) == 1) is infeasible
+
+
+def test_an_infeasible_feature_is_dropped_with_that_reason():
+    flat = replace(made("flat", "bureau", 0.0, (4000,)), infeasible=True)
+    assert choose([*three("bank"), *three("bureau"), flat]).dropped_by_reason == {"flat": "constraints"}
+
+
+def test_a_feature_that_no_rule_could_save_is_not_called_infeasible():
+    assert not assess("f", "bureau", [900, 900], [4, 3], 2, rule=MergeRule("optimal", "peak")).infeasible

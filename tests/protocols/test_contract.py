@@ -35,7 +35,8 @@ MEMBERS = tuple(
     Member(name, role, key.public_key().public_bytes_raw().hex())
     for (name, key), role in zip(KEYS.items(), ROLES, strict=True)
 )
-CONTRACT = Contract("pilot-1", MEMBERS, "crédit des PME", Caps(), ("scorecard",), NOW - 100, NOW + 1000)
+USED = ("align-ecdh", "bin-chimerge", "score-points", "train-logistic")
+CONTRACT = Contract("pilot-1", MEMBERS, "crédit des PME", Caps(), ("scorecard",), NOW - 100, NOW + 1000, USED)
 
 
 class Nonces:
@@ -314,3 +315,11 @@ def test_no_bytes_are_read_as_a_job_but_its_own(change: bytes | int) -> None:
     other = change if isinstance(change, bytes) else data[: change % len(data)]
     violates("JOB_MALFORMED", lambda: SignedJob.decode(other))
     assert SignedJob.decode(data).encode() == data
+
+
+def test_a_job_is_binned_by_a_method_that_the_contract_names() -> None:
+    CONTRACT.check_binning("chimerge")
+    violates("ALGORITHM_NOT_ALLOWED", lambda: CONTRACT.check_binning("optimal"))
+    replace(CONTRACT, algorithms=("align-ecdh", "bin-optimal", *USED[2:])).check_algorithms(JobKind.TRAIN)
+    none = replace(CONTRACT, algorithms=("align-ecdh", *USED[2:]))
+    violates("ALGORITHM_NOT_ALLOWED", lambda: none.check_algorithms(JobKind.TRAIN))

@@ -33,14 +33,18 @@ def test_the_printed_defaults_name_every_key_and_explain_it() -> None:
 
 
 def test_the_printed_examples_load_when_their_comment_sign_is_taken_off() -> None:
-    keys = ("seed", "max_iterations", "cut_scores", "[parties.bank]", "categorical", "special", "exclude")
+    keys = ("seed", "max_iterations", "cut_scores", "[parties.bank", "categorical", "special =", "exclude", "trend")
+    keys += ("keep", "drop", "maximum_psi", "method", "max_bins", "min_bin_share", "missing =")
     lines = default_recipe_text().splitlines()
     text = "\n".join(line[2:] if line.startswith(tuple(f"# {key}" for key in keys)) else line for line in lines)
     recipe = load_recipe(text)
     assert recipe.sample.seed == 2024
     assert recipe.model.max_iterations == 40
     assert recipe.scorecard.cut_scores == (660, 640, 620, 600, 580, 560)
-    assert recipe.parties["bank"].special == {"months_since_last_overdue": (-1.0,)}
+    assert recipe.selection.maximum_psi == 0.25
+    assert recipe.parties["bank"].keep == ("credit_limit",)
+    rules = recipe.parties["bank"].features["utilisation"]
+    assert (rules.method, rules.trend, rules.max_bins, rules.missing) == ("optimal", "ascending", 5, "riskiest")
 
 
 def test_the_committed_example_is_what_the_command_prints() -> None:
@@ -81,6 +85,17 @@ def test_what_a_recipe_says_replaces_the_default() -> None:
         ("[scorecard]\ngrades = ['A', 'B', 'C']\ncut_scores = [500, 600]", "scorecard"),
         ("[scorecard]\ncut_quantiles = [0.1, 0.3, 0.2, 0.7, 0.85, 0.95]", "scorecard"),
         ("[parties.Bank]\nexclude = ['x']", "parties.Bank"),
+        ("[binning]\ntrend = 'up'", "binning.trend"),
+        ("[binning]\nmissing = 'merge'", "binning.missing"),
+        ("[binning]\nmin_bin_share = 0.26", "binning.min_bin_share"),
+        ("[selection]\nmaximum_psi = 0", "selection.maximum_psi"),
+        ("[parties.tax]\nkeep = ['x']\ndrop = ['x']", "parties.tax"),
+        ("[parties.tax.features.x]\nsplits = [2.0, 1.0]", "parties.tax.features.x"),
+        ("[parties.tax.features.x]\nsplits = [1.0]\nmethod = 'optimal'", "parties.tax.features.x"),
+        ("[parties.tax.features.x]\nsplits = [1.0]\ngroups = [['A']]", "parties.tax.features.x"),
+        ("[parties.tax.features.x]\ngroups = [['A'], ['A', 'B']]", "parties.tax.features.x"),
+        ("[parties.tax.features.x]\nmethod = 'quantile'\ntrend = 'peak'", "parties.tax.features.x"),
+        ("[parties.tax.features.x]\nmissing = 'own'\nmissing_with = 3", "parties.tax.features.x"),
     ],
 )
 def test_a_value_beyond_its_bounds_is_refused_by_its_key(text: str, key: str) -> None:
