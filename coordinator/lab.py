@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -417,7 +417,7 @@ def _requested_key(request: bytes, name: str) -> ec.EllipticCurvePublicKey:
         names = [item.value for item in parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
         key = parsed.public_key()
         valid = parsed.is_signature_valid and names == [name]
-    except (ValueError, ConcordatError, TypeError) as error:
+    except (ValueError, ConcordatError, TypeError, UnsupportedAlgorithm) as error:
         raise _proof_invalid() from error
     if not valid or not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise _proof_invalid()

@@ -9,6 +9,7 @@ outside.
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
 import socket
 import threading
@@ -44,6 +45,7 @@ SESSION_S = 8 * 3600
 MOST_SESSIONS = 8
 MOST_BODY_BYTES = 4096
 AUDIT_LINES = 15
+_LENGTH = re.compile(r"[0-9]{1,9}")
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; "
     "base-uri 'none'",
@@ -108,7 +110,12 @@ class Sessions:
 
 def build_page(agent: Agent, folder: Path, port: int, sessions: Sessions) -> FastAPI:
     """The page as an ASGI application. agent: one of the page's own, beside the daemon's."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+    )
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -126,7 +133,9 @@ def build_page(agent: Agent, folder: Path, port: int, sessions: Sessions) -> Fas
             answer: Response = Response("This page answers at its own address only.\n", 421)
         elif request.method == "POST" and origin is not None and origin != f"http://{host[0]}":
             answer = Response("This request came from another page.\n", 403)
-        elif not request.headers.get("content-length", "0").isdigit() or "transfer-encoding" in request.headers:
+        elif not _LENGTH.fullmatch(request.headers.get("content-length", "0")) or (
+            "transfer-encoding" in request.headers
+        ):
             answer = Response("The request is malformed.\n", 400)
         elif int(request.headers.get("content-length", "0")) > MOST_BODY_BYTES:
             answer = Response("The request is too large.\n", 413)

@@ -1179,7 +1179,21 @@ _DEEP_LIST = b"name = " + b"[" * 2000
 _DEEP_KEY = b"a." * 5000 + b"a = 1\n"
 _LONG_NUMBER = b"split_seed = " + b"9" * 5000
 _INFINITE_BINS = b'{"feature":"a","kind":"numeric","edges":[' + b"9" * 400 + b'],"ordered_bins":2}'
+_UNKNOWN_KIND_OF_KEY = (
+    b'\1{"csr":"'
+    b"-----BEGIN CERTIFICATE REQUEST-----\\n"
+    b"MIHJMHECAQAwDzENMAsGA1UEAwwEYmFuazBZMBMGByqGSA49AgEGCCqGSM49AwEH\\n"
+    b"A0IABKW9GyQN/JiLtIgBwPWPtmifFXZTSBALzmC6FGw2b/Ir8xW3cF/bMP0jKzTx\\n"
+    b"yr5Zv3GpitAQDZr/zKk+tKPlee2gADAKBggqhkjOPQQDAgNIADBFAiEA04ycm/A0\\n"
+    b"QEOMZL+xyxk5wv6uOEdf+3hsOQFVq4+UKcoCIEvGbYhIqpWxThV284hAYDTv0E6A\\n"
+    b"5nx/w0ZI7wNyVnlf\\n"
+    b"-----END CERTIFICATE REQUEST-----\\n"
+    b'"}'
+)
 REGRESSIONS: dict[str, tuple[bytes, ...]] = {
+    # ValueError: a content-length of thousands of digits; UnsupportedAlgorithm: a request for an unknown kind of key
+    "api-header": (b"\xe3" + b"9" * 4999,),
+    "api-body": (_UNKNOWN_KIND_OF_KEY,),
     # UnicodeEncodeError; over the API an answer of 500
     "event": (_SURROGATE_EVENT,),
     "api-document": (b"\1" + _SURROGATE_EVENT,),

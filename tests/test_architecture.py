@@ -138,3 +138,19 @@ def test_no_page_has_a_step_that_is_in_no_table(page: str) -> None:
 @pytest.mark.parametrize("path", PURE, ids=ids)
 def test_a_protocol_reads_no_clock(path: Path) -> None:
     assert not [call for call in calls(path) if call.rpartition(".")[2] in {"now", "today", "utcnow"}]
+
+
+def test_no_web_application_reports_to_anyone() -> None:
+    """FastAPI can send traces to wherever an environment variable points: every application switches that off."""
+    made = [
+        node
+        for path in SOURCES
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "FastAPI"
+    ]
+    assert len(made) >= 2
+    off = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+    for node in made:
+        given = {keyword.arg: keyword.value for keyword in node.keywords}
+        assert "telemetry" in given
+        assert ast.literal_eval(given["telemetry"]) == off
