@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import socket
 import time
@@ -12,10 +13,10 @@ from typing import Any
 import pytest
 
 from party_agent.audit_log import ReceiptFile
-from party_agent.job_output import STAGES
+from party_agent.job_output import SCORE_STAGES, STAGES
 from protocols.audit import entries_of
 from tests.small_consortium import SmallConsortium, concordat
-from tests.walkthrough import INSTITUTIONS, Walkthrough, agree, jobs, prepared, train
+from tests.walkthrough import INSTITUTIONS, Walkthrough, agree, approve, jobs, prepared, score, train
 
 pytestmark = pytest.mark.process
 
@@ -77,6 +78,77 @@ def test_the_audit_logs_are_sound_and_hold_no_secret(walked: tuple[Walkthrough, 
         log = (walk.folder(name) / "audit.log").read_bytes()
         for secrets in walk.environment.values():
             assert not any(secret.encode() in log for secret in secrets.values())
+
+
+def _scores(path: Path) -> dict[str, str]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return {row["id"]: row["score"] for row in csv.DictReader(file)}
+
+
+def test_a_scoring_job_gives_the_bank_the_scores_of_the_model_and_the_others_a_statement(
+    walked: tuple[Walkthrough, str, str], tmp_path: Path
+) -> None:
+    walk, digest, job = walked
+    expected = dict(list(_scores(walk.folder("bank") / "jobs" / job / "scores.csv").items())[100:300])
+    ids = tmp_path / "ids.csv"
+    ids.write_text("\n".join(["id", *expected, "QX-nobody"]) + "\n", encoding="utf-8")
+    scoring = score(walk, digest, job, ids)
+    folders = {name: walk.folder(name) / "jobs" / scoring for name in INSTITUTIONS}
+    assert _scores(folders["bank"] / "scored.csv") == expected
+    assert json.loads((folders["bank"] / "scored.json").read_bytes()) == {"asked": 201, "scored": 200}
+    statements = [json.loads((folder / "statement.json").read_bytes()) for folder in folders.values()]
+    assert len({statement["digest"] for statement in statements}) == 1
+    lines = {(line["to"], line["what"], line["nature"]): line["numbers"] for line in statements[0]["lines"]}
+    assert lines["bank", "score per row", "opened"] == 200
+    assert lines["tax", "which of its own ids all parties hold", "opened"] == 200
+    for name, folder in folders.items():
+        left = {path.name for path in folder.iterdir()}
+        assert left & {"scored.csv", "scored.json", "asked.csv"} == (
+            {"scored.csv", "scored.json", "asked.csv"} if name == "bank" else set()
+        )
+        assert not any(
+            one.encode() in path.read_bytes() for path in folder.iterdir() for one in list(expected)[:3]
+        ) or (name == "bank")
+        entries = [
+            e for e in entries_of((walk.folder(name) / "audit.log").read_bytes()) if e.fields.get("job") == scoring
+        ]
+        assert [e.fields["stage"] for e in entries if e.kind == "job stage"] == list(SCORE_STAGES)
+        assert {e.fields["to"] for e in entries if e.kind == "disclosure"} == set(INSTITUTIONS)
+        assert [(e["kind"], e["state"]) for e in jobs(walk, name) if e["job"] == scoring] == [("score", "finished")]
+
+
+def test_scores_of_a_registered_data_set_of_ids_by_a_document_that_the_operator_delivers(
+    walked: tuple[Walkthrough, str, str], tmp_path: Path
+) -> None:
+    walk, digest, job = walked
+    expected = dict(list(_scores(walk.folder("bank") / "jobs" / job / "scores.csv").items())[:3])
+    applicants, document, bank = tmp_path / "applicants.csv", tmp_path / "job.json", str(walk.folder("bank"))
+    applicants.write_text("\n".join(["number", *expected]) + "\n", encoding="utf-8")
+    walk.run("bank", "concordat-party", "data", "add", "applicants", "--from", str(applicants), "--id", "number",
+             "--folder", bank)  # fmt: skip
+    asked = ["--kind", "score", "--model", job, "--ids-from", "applicants", "--out", str(document)]
+    walk.run("bank", "concordat-party", "jobs", "request", digest[:12], *asked, "--folder", bank)
+    assert not any(one.encode() in document.read_bytes() for one in expected)
+    lab = str(walk.folder("lab"))
+    delivered = walk.run("lab", "concordat", "job", "submit", str(document), "--folder", lab)
+    assert (delivered["kind"], delivered["created"]) == ("score", True)
+    scoring = approve(walk, str(delivered["job"]))
+    assert _scores(walk.folder("bank") / "jobs" / scoring / "scored.csv") == expected
+    told = walk.run("lab", "concordat", "job", "status", scoring, "--folder", lab)
+    assert (told["kind"], told["state"], told["code"]) == ("score", "ended", None)
+
+
+def test_scores_with_a_model_that_no_job_of_the_contract_made_are_not_asked_for(
+    walked: tuple[Walkthrough, str, str],
+) -> None:
+    walk, digest, _ = walked
+    before = jobs(walk, "bank")
+    asked = ["--kind", "score", "--model", "train-00000000", "--ids", str(walk.root / "none.csv")]
+    with pytest.raises(RuntimeError, match="MODEL_UNKNOWN"):
+        walk.run(
+            "bank", "concordat-party", "jobs", "request", digest[:12], *asked, "--folder", str(walk.folder("bank"))
+        )
+    assert jobs(walk, "bank") == before
 
 
 def test_a_suspended_contract_runs_no_job_until_its_party_resumes_it(walked: tuple[Walkthrough, str, str]) -> None:

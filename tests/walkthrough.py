@@ -1,7 +1,7 @@
-"""A lab and three institutions, from nothing to a joint scorecard, by documented commands alone: `make walkthrough`.
+"""A lab and three institutions, from nothing to a joint scorecard and scores: `make walkthrough`.
 
 Four folders, a process for each daemon, PostgreSQL for the lab; the bank's data in PostgreSQL, the bureau's in MariaDB,
-the tax office's in a Parquet file. Every command is shown before it runs.
+the tax office's in a Parquet file. Only documented commands; each is shown before it runs.
 """
 
 from __future__ import annotations
@@ -193,11 +193,24 @@ def agree(walk: Walkthrough) -> str:
 
 
 def train(walk: Walkthrough, digest: str) -> str:
-    """The bank asks for a job under the contract, approves it at its own agent, and waits for its end; its name."""
+    """The bank asks for a joint scorecard under the contract; the job's name."""
     bank = str(walk.folder("bank"))
     recipe = str(walk.root / "recipe.toml")
     answer = walk.run("bank", "concordat-party", "jobs", "request", digest[:12], "--recipe", recipe, "--folder", bank)
-    job = str(answer["job"])
+    return approve(walk, str(answer["job"]))
+
+
+def score(walk: Walkthrough, digest: str, model: str, ids: Path) -> str:
+    """The bank asks for scores of the ids in a file, with the model of a job; the job's name."""
+    bank = str(walk.folder("bank"))
+    asked = ["--kind", "score", "--model", model, "--ids", str(ids)]
+    answer = walk.run("bank", "concordat-party", "jobs", "request", digest[:12], *asked, "--folder", bank)
+    return approve(walk, str(answer["job"]))
+
+
+def approve(walk: Walkthrough, job: str) -> str:
+    """The bank approves a job at its own agent, and waits for its end; its name."""
+    bank = str(walk.folder("bank"))
     _until(lambda: any(entry["job"] == job for entry in jobs(walk, "bank")), 30)
     walk.run("bank", "concordat-party", "jobs", "approve", job, "--folder", bank)
     walk.run("bank", "concordat-party", "jobs", "status", job, "--wait-s", str(_WAIT_S - 20), "--folder", bank)
@@ -286,6 +299,12 @@ def main() -> None:
         report = json.loads((walk.folder("tax") / "jobs" / job / "shared.json").read_bytes())
         figures = report["metrics"]["test"]
         _print(f"\nJoint scorecard: AUC {figures['auc']}, KS {figures['ks']} on the test rows.")
+        scores = (walk.folder("bank") / "jobs" / job / "scores.csv").read_text(encoding="utf-8").splitlines()
+        ids = walk.root / "applicants.csv"
+        ids.write_text("\n".join(line.partition(",")[0] for line in scores[:101]) + "\n", encoding="utf-8")
+        scoring = score(walk, digest, job, ids)
+        scored = (walk.folder("bank") / "jobs" / scoring / "scored.csv").read_text(encoding="utf-8").splitlines()
+        _print(f"\nScored by the joint scorecard: {len(scored) - 1} customers, at the bank only.")
         for name in INSTITUTIONS:
             walk.run(name, "concordat-party", "audit", "verify", "--folder", str(walk.folder(name)))
 
