@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols.errors import DataError, RecipeError
+from protocols.recipe import GRADE_TABLES
 
 if TYPE_CHECKING:
     from protocols.binning.table import BinnedFeature
@@ -28,8 +29,7 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 WOE_UNIT = 1e-4
-DEFAULT_GRADES = ("A", "B", "C1", "C2", "C3", "D", "F")
-DEFAULT_CUT_QUANTILES = (0.10, 0.30, 0.50, 0.70, 0.85, 0.95)  # share of the training sample so good or better
+DEFAULT_GRADES, DEFAULT_CUT_QUANTILES = GRADE_TABLES["seven"]
 
 
 def round_half_away(values: FloatArray) -> IntArray:

@@ -30,6 +30,11 @@ MethodName = Literal["chimerge", "optimal", "quantile"]
 TrendName = Literal["none", "ascending", "descending", "auto", "peak", "valley"]
 PolicyName = Literal["own", "nearest", "riskiest"]
 
+GRADE_TABLES: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {  # names best first; share so good or better
+    "seven": (("A", "B", "C1", "C2", "C3", "D", "F"), (0.10, 0.30, 0.50, 0.70, 0.85, 0.95)),
+    "six": (("S", "A+", "A", "B", "C", "D"), (0.05, 0.20, 0.45, 0.70, 0.90)),
+}
+
 _COMMENT_WIDTH = 110
 _UNKNOWN_KEY = frozenset({"extra_forbidden"})
 _OUT_OF_RANGE = frozenset(
@@ -178,20 +183,37 @@ class Scorecard(_Section):
     base_score: float = Field(default=600.0, ge=-1e6, le=1e6, description="Score at the base odds.")
     base_odds: float = Field(default=50.0, gt=0, le=1e9, description="Goods to one bad at the base score.")
     grades: tuple[GradeName, ...] = Field(
-        default=("A", "B", "C1", "C2", "C3", "D", "F"),
+        default=GRADE_TABLES["seven"][0],
         min_length=2,
         max_length=20,
-        description="Names of the grades, best first.",
+        description='Names of the grades, best first: a list, "seven" for these, or "six" for S, A+, A, B, C, D.',
     )
     cut_quantiles: tuple[Quantile, ...] = Field(
-        default=(0.10, 0.30, 0.50, 0.70, 0.85, 0.95),
-        description="Share of the training sample in this grade or better, ascending; the last grade takes the rest.",
+        default=GRADE_TABLES["seven"][1],
+        description="Share of the training sample in this grade or better, ascending; the last grade takes the rest. "
+        "Left out, they fit the grades: few in the best and the worst, most in between.",
     )
     cut_scores: tuple[int, ...] | None = Field(
         default=None,
         description="Least score of each grade but the last, best first, instead of quantiles.",
         examples=[[660, 640, 620, 600, 580, 560]],
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_grades(cls, data: Any) -> Any:
+        """Write a named table out, and give grades without cuts those that fit their number."""
+        if not isinstance(data, dict):
+            return data
+        data = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+        grades = data.get("grades")
+        if isinstance(grades, str):
+            if grades not in GRADE_TABLES:
+                raise ValueError('grades are "seven", "six" or a list of names')
+            data["grades"] = grades = GRADE_TABLES[grades][0]
+        if isinstance(grades, tuple):
+            data.setdefault("cut_quantiles", _cut_quantiles(len(grades)))
+        return data
 
     @model_validator(mode="after")
     def _grades_fit_cuts(self) -> Self:
@@ -203,6 +225,23 @@ class Scorecard(_Section):
         if any(left >= right for left, right in itertools.pairwise(cuts)):
             raise ValueError("cut_quantiles must ascend, cut_scores must descend")
         return self
+
+
+def _cut_quantiles(grades: int) -> tuple[float, ...]:
+    """Cuts for so many grades: those of a named table, or of the seven drawn out over another number.
+
+    >>> _cut_quantiles(4)
+    (0.25, 0.6, 0.875)
+    """
+    for names, cuts in GRADE_TABLES.values():
+        if len(names) == grades:
+            return cuts
+    curve = (0.0, *GRADE_TABLES["seven"][1], 1.0)
+    found = []
+    for place in range(1, grades):
+        whole, part = divmod(place * (len(curve) - 1), grades)
+        found.append(round(curve[whole] + (curve[whole + 1] - curve[whole]) * part / grades, 3))
+    return tuple(found)
 
 
 class Contract(_Section):

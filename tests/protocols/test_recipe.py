@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -59,6 +60,23 @@ def test_what_a_recipe_says_replaces_the_default() -> None:
     assert recipe.columns_of("bank").categorical == ()
 
 
+def test_a_table_of_grades_goes_by_name_or_by_its_own_names_and_has_fitting_cuts() -> None:
+    six = load_recipe('[scorecard]\ngrades = "six"')
+    assert six.scorecard.grades == ("S", "A+", "A", "B", "C", "D")
+    assert len(six.scorecard.cut_quantiles) == 5
+    assert load_recipe('[scorecard]\ngrades = "seven"') == Recipe()
+    assert recipe_from_canonical(six.canonical()) == six
+    own_cuts = load_recipe('[scorecard]\ngrades = "six"\ncut_quantiles = [0.1, 0.2, 0.3, 0.4, 0.5]')
+    assert own_cuts.scorecard.cut_quantiles == (0.1, 0.2, 0.3, 0.4, 0.5)
+    for count in range(2, 21):
+        own = load_recipe(f"[scorecard]\ngrades = {[f'G{i}' for i in range(count)]}").scorecard
+        assert len(own.cut_quantiles) == count - 1
+        assert own.cut_quantiles == tuple(sorted(set(own.cut_quantiles)))
+        if count not in (6, 7):  # as many grades, drawn out: shares grow to the middle and fall again
+            shares = np.diff([0, *own.cut_quantiles, 1])
+            assert max(shares) in shares[count // 4 : count - count // 4]
+
+
 @pytest.mark.parametrize(
     ("text", "key"),
     [
@@ -80,7 +98,9 @@ def test_what_a_recipe_says_replaces_the_default() -> None:
         ("[model]\nl2 = nan", "model.l2"),
         ("[sample]\ntraining_share = 1.0", "sample.training_share"),
         ("open = ['rows']", "open"),
-        ("[scorecard]\ngrades = ['A', 'B']", "scorecard"),
+        ("[scorecard]\ngrades = ['A', 'B']\ncut_quantiles = [0.2, 0.5]", "scorecard"),
+        ("[scorecard]\ngrades = 'eight'", "scorecard"),
+        ("[scorecard]\ngrades = ['A']", "scorecard.grades"),
         ("[scorecard]\ngrades = ['A', 'A']\ncut_quantiles = [0.5]", "scorecard"),
         ("[scorecard]\ngrades = ['A', 'B', 'C']\ncut_scores = [500, 600]", "scorecard"),
         ("[scorecard]\ncut_quantiles = [0.1, 0.3, 0.2, 0.7, 0.85, 0.95]", "scorecard"),
