@@ -29,7 +29,6 @@ from cryptography.x509.oid import NameOID
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import URL
 
-from coordinator.audit_log import open_audit_log
 from coordinator.certificates import (
     WARNING_DAYS,
     CertificateFiles,
@@ -41,6 +40,7 @@ from coordinator.certificates import (
 from coordinator.database import Clock, check_schema, migrate, open_engine
 from coordinator.member_register import IssuedFacts
 from coordinator.registry import ContractRecord, JobRecord, Registry
+from protocols.audit_files import open_audit_log
 from protocols.contract import SignedContract, SignedJob
 from protocols.contract_state import check_active
 from protocols.enrolment import (

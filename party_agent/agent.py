@@ -22,7 +22,6 @@ from typing import Any
 
 from party_agent import job_process
 from party_agent.agent_store import AgentSettings, read_settings
-from party_agent.audit_log import open_audit_log
 from party_agent.contract_store import ContractStore
 from party_agent.head_exchange import HEAD, RECEIPT, HeadExchange
 from party_agent.job_output import JobRecord
@@ -36,6 +35,7 @@ from party_agent.policy import check_recipe
 from party_agent.store import FileNonces, Folder
 from party_agent.transport import load_identity
 from protocols.audit import Event, Kind
+from protocols.audit_files import open_audit_log
 from protocols.contract import Contract, JobDocument, JobKind, SignedContract, SignedJob
 from protocols.contract_state import ContractState, EventKind, SignedEvent
 from protocols.envelope import check_code

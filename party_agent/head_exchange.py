@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from party_agent.audit_log import ReceiptFile
 from party_agent.store import Folder
 from protocols.audit import AuditLog, Receipt
 from protocols.audit_exchange import HeadNotice
+from protocols.audit_files import ReceiptFile
 from protocols.errors import ConcordatError, RemoteProtocolError
 
 HEAD, RECEIPT = "head", "receipt"

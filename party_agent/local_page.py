@@ -28,11 +28,11 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from party_agent.agent import Agent, JobEntry, JobState
-from party_agent.audit_log import FileMedium
 from party_agent.explanation import explain, explain_job
 from party_agent.job_output import read_progress
 from protocols.audit import MAX_LINE_BYTES, parse_line
 from protocols.audit_export import instant, sentence
+from protocols.audit_files import FileMedium
 from protocols.contract import SignedJob
 from protocols.errors import ConcordatError, TransportError
 from protocols.recipe import recipe_from_canonical

@@ -10,6 +10,7 @@ import csv
 import html
 import io
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -128,6 +129,46 @@ def export_files(
     if receipts:
         files["audit.receipts"] = b"".join(receipt.encode() + b"\n" for receipt in receipts)
     return files
+
+
+def zipped(files: Mapping[str, bytes]) -> bytes:
+    """The files in one archive."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return out.getvalue()
+
+
+def shown(entry: Entry) -> dict[str, object]:
+    """An entry as the commands print it with --json."""
+    return {
+        "sequence": entry.sequence,
+        "time": entry.time,
+        "kind": entry.kind,
+        "sentence": sentence(entry),
+        "fields": dict(entry.fields),
+    }
+
+
+def verdict(result: Verification, witnesses: int) -> dict[str, object]:
+    """A verification as the commands print it with --json. witnesses: heads that peers hold."""
+    finding = result.finding
+    return {
+        "sound": result.sound,
+        "good_entries": result.entries,
+        "last_hash": result.last_hash,
+        "witnesses": witnesses,
+        "first_finding": None
+        if finding is None
+        else {"entry": finding.sequence, "code": finding.code, "sentence": finding.sentence},
+    }
+
+
+def verdict_sentence(result: Verification, witnesses: int) -> str:
+    """A sound log in one sentence."""
+    seen = f"; {witnesses} heads that peers hold agree" if witnesses else "; no peer holds a head of it yet"
+    return f"The log is sound: {result.entries} entries{seen}. Last hash {result.last_hash}."
 
 
 def _table(entries: Sequence[Entry]) -> bytes:

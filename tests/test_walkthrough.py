@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from party_agent.audit_log import ReceiptFile
 from party_agent.job_output import SCORE_STAGES, STAGES
 from protocols.audit import entries_of
+from protocols.audit_files import ReceiptFile
 from tests.small_consortium import SmallConsortium, concordat
 from tests.walkthrough import INSTITUTIONS, Walkthrough, agree, approve, jobs, prepared, score, train
 

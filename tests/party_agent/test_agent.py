@@ -19,7 +19,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from party_agent.agent import Agent, JobEntry, JobState
 from party_agent.agent_store import AgentSettings, write_settings
-from party_agent.audit_log import LOG_FILE
 from party_agent.enrolment import create_institution
 from party_agent.job_process import ASKED_FILE
 from party_agent.model import OwnModel
@@ -29,6 +28,7 @@ from party_agent.scorecard import PointsTable, Scaling
 from party_agent.store import Folder
 from party_agent.transport import load_identity
 from protocols.audit import entries_of, verify_log
+from protocols.audit_files import LOG_FILE
 from protocols.contract import BIN, TRAIN, Caps, Contract, JobDocument, JobKind, Member, SignedContract, SignedJob
 from protocols.contract_state import ContractEvent, EventKind
 from protocols.errors import DataError, TransportError

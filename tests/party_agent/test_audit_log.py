@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from typer.testing import CliRunner, Result
 
 from party_agent.audit_commands import audit_app
-from party_agent.audit_log import HEAD_FILE, LOG_FILE, RECEIPTS_FILE, FileMedium, ReceiptFile, open_audit_log
 from protocols.audit import MAX_LINE_BYTES, AuditLog, Event, Head, Kind, disclosure_events, entries_of
+from protocols.audit_files import HEAD_FILE, LOG_FILE, RECEIPTS_FILE, FileMedium, ReceiptFile, open_audit_log
 from protocols.disclosure import Line
 from protocols.errors import DataError
 
@@ -31,7 +31,7 @@ WRITER = """
 import sys, time
 from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from party_agent.audit_log import open_audit_log
+from protocols.audit_files import open_audit_log
 from protocols.audit import Event, Kind
 log = open_audit_log(Path(sys.argv[1]), "bank", Ed25519PrivateKey.from_private_bytes(bytes([1]) * 32))
 for number in range(int(sys.argv[3])):
@@ -286,9 +286,3 @@ def test_a_damaged_log_is_exported_whole_with_the_finding_and_exits_not_zero(fol
 
 def test_an_export_to_another_kind_of_file_is_refused(folder: Path, tmp_path: Path) -> None:
     assert "AUDIT_EXPORT_INVALID" in run("export", "--folder", folder, "--out", tmp_path / "audit.pdf").stderr
-
-
-def test_the_coordinator_keeps_its_log_by_the_same_lines() -> None:
-    packages = Path(__file__).parents[2]
-    ours, theirs = ((packages / name / "audit_log.py").read_text() for name in ("party_agent", "coordinator"))
-    assert ours.partition("from __future__")[2] == theirs.partition("from __future__")[2]

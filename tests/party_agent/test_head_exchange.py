@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 
 from coordinator import registry
 from party_agent.audit_commands import audit_app
-from party_agent.audit_log import HEAD_FILE, LOG_FILE, ReceiptFile, open_audit_log
 from party_agent.enrolment import create_institution
 from party_agent.head_exchange import HEAD, OVERDUE_S, SILENT_S, HeadExchange, exchange_warnings
 from party_agent.job_output import JobRecord, read_progress
 from party_agent.store import Folder
 from protocols.audit import Event, Head, Kind, entries_of, verify_log
 from protocols.audit_exchange import HeadNotice
+from protocols.audit_files import HEAD_FILE, LOG_FILE, ReceiptFile, open_audit_log
 from protocols.errors import ConcordatError, ContractViolationError, DataError, TransportError
 from tests.running_lab import RunningLab, running_lab
 
@@ -270,7 +270,7 @@ def test_stages_and_disclosures_of_a_job_are_recorded_once_and_in_order(pair: tu
     assert record.stages(folder, "job-1", 1, ended_well=True) == ("align",)
     row = {"to": "bank", "stage": "bin", "source": "bureau", "what": "rows per pre-bin", "nature": "opened"}
     folder.write_json("statement.json", {"lines": [row | {"numbers": 40}, row | {"to": "bureau", "numbers": 2}]})
-    record.disclosures(folder, "job-1", 1)
+    record.disclosures(folder, "job-1", 1, ended_well=True)
     entries = list(entries_of(bank.log()))[1:]
     assert [entry.fields.get("stage") for entry in entries[:3]] == ["connect", "read", "align"]
     assert [(e.fields["to"], e.fields["opened"]) for e in entries[3:]] == [("bank", 40), ("bureau", 2)]
@@ -281,7 +281,7 @@ def test_a_job_without_a_statement_is_an_error_and_no_entry(pair: tuple[Party, P
     bank, _, _ = pair
     folder, record = Folder(bank.folder / "jobs" / "job-1"), JobRecord(bank.audit)
     with pytest.raises(DataError, match="STATEMENT_UNREADABLE"):
-        record.disclosures(folder, "job-1", 1)
+        record.disclosures(folder, "job-1", 1, ended_well=True)
     (folder.path / "statement.json").write_text('{"lines": [{"to": 3}]}')
     assert code_of(lambda: record.disclosures(folder, "job-1", 1)) == "STATEMENT_UNREADABLE"
     assert not (bank.folder / LOG_FILE).exists()

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from party_agent.agent import JobState
-from party_agent.audit_log import LOG_FILE
 from party_agent.store import Folder, LedgerJournal, journal_path
 from protocols.audit import entries_of
+from protocols.audit_files import LOG_FILE
 from protocols.disclosure import Learned, Ledger, Nature
 from protocols.errors import DataError
 from tests.party_agent.test_agent import ME, World, world

@@ -1,6 +1,9 @@
-"""The coordinator's audit log on disk: `audit.log`, its sealed head in `audit.head`, receipts in `audit.receipts`.
+"""The audit log on disk: `audit.log`, its sealed head in `audit.head`, the peers' receipts in `audit.receipts`.
 
-The same lines as `party_agent/audit_log.py`, since neither package imports the other; a test keeps them the same.
+The one module of `protocols` that touches files: an institution and the lab keep their logs by the same lines, and
+neither of their packages imports the other (ADR 16). Every append and every head is synced before it counts. A lock on
+`audit.lock` keeps two processes of one owner, daemon and job, from writing at once. What the bytes mean and when they
+hold is `protocols/audit.py`.
 """
 
 from __future__ import annotations
@@ -12,9 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from protocols.audit import AuditLog, Receipt
+from protocols.audit import AuditLog, Entry, Head, Receipt, entries_of, verify_stored
+from protocols.audit_export import export_document, export_files, zipped
 from protocols.errors import ConcordatError, DataError
 
 LOG_FILE = "audit.log"
@@ -154,8 +158,66 @@ class ReceiptFile:
         return tuple(receipts)
 
 
+class StoredLog:
+    """The log in a folder, verified: `log` as it is, `result`, `sealed` head, `receipts` of peers, `owner` by its name.
+
+    Args: called: what the folder is to its owner, for the remedy of an error.
+    Raises: DataError: AUDIT_LOG_MISSING, AUDIT_UNWRITABLE, AUDIT_BUSY.
+    """
+
+    def __init__(self, folder: Path, identity: Ed25519PublicKey, head_path: Path | None, called: str) -> None:
+        medium = FileMedium(folder, head_path)
+        self.identity = identity
+        self.receipts = tuple(receipt for receipt in ReceiptFile(folder).all() if receipt.head.is_of(identity))
+        with medium.exclusive():
+            self.log = medium.read()
+            encoded = medium.read_head()
+            if not self.log and encoded is None and not self.receipts:
+                raise DataError("AUDIT_LOG_MISSING", f"the folder has no {LOG_FILE}", f"name {called}")
+            self.result = verify_stored(medium, identity, [receipt.head for receipt in self.receipts])
+        self.sealed: Head | None = None
+        if encoded is not None and (self.result.finding is None or self.result.finding.code != "AUDIT_HEAD_INVALID"):
+            self.sealed = Head.decode(encoded)
+        opened = next(self.sound_entries(), None)
+        self.owner = str(opened.fields.get("owner", "")) if opened else ""
+
+    def sound_entries(self) -> Iterator[Entry]:
+        """The entries before the first finding."""
+        return entries_of(self.log[: self.result.good_bytes])
+
+    def entries(self, last: int, kind: str | None, job: str | None) -> list[Entry]:
+        """The last sound entries of that kind and job; None: of any."""
+        found = [e for e in self.sound_entries() if kind in (None, e.kind) and job in (None, e.fields.get("job"))]
+        return found[-last:]
+
+    def export(self, suffix: str) -> bytes:
+        """The export for a regulator. suffix: '.json' for one document, '.zip' with tables and verifier.
+
+        Raises: DataError: AUDIT_EXPORT_INVALID: another suffix.
+        """
+        parts = (self.owner, self.log, self.identity, self.result, self.sealed, self.receipts)
+        if suffix == ".json":
+            return export_document(*parts)
+        if suffix == ".zip":
+            return zipped(export_files(*parts))
+        raise DataError("AUDIT_EXPORT_INVALID", "the file is neither .json nor .zip", "name it audit.zip or audit.json")
+
+
+def write_export(path: Path, data: bytes) -> None:
+    """Write an export, for its owner's eyes only.
+
+    Raises: DataError: FILE_UNWRITABLE.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+    except OSError as error:
+        raise DataError("FILE_UNWRITABLE", "the export cannot be written", "choose another place for it") from error
+
+
 def open_audit_log(folder: Path, owner: str, key: Ed25519PrivateKey, head_path: Path | None = None) -> AuditLog:
-    """The audit log of the institution `owner` in its folder."""
+    """The audit log of `owner`, an institution or the lab, in its folder."""
     return AuditLog(FileMedium(folder, head_path), owner, key, lambda: int(time.time()))
 
 
