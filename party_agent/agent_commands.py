@@ -27,7 +27,8 @@ from party_agent.job_process import ASKED_COLUMN, ASKED_FILE
 from party_agent.loopback import LoopbackServer, prepare_launcher
 from party_agent.peers import PeerBook
 from party_agent.rest_client import RestClient
-from party_agent.sources import open_registry, read_source_ids
+from party_agent.source_registry import open_registry
+from party_agent.sources import read_source_ids
 from party_agent.store import Folder
 from party_agent.transport import load_identity
 from protocols.audit import Kind

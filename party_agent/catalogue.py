@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from party_agent.dictionary import ColumnType
 from party_agent.quality import ColumnQuality, Part, QualityReport
-from party_agent.sources import Source
+from party_agent.source import Source
 from protocols.errors import DataError, RemoteProtocolError
 
 Send = Callable[[bytes], None]  # hands the encoded document to the lab

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from party_agent.dataset import Finding, Table
-from party_agent.job import Reader
-from party_agent.sources import open_registry, read_source
+from party_agent.source_registry import open_registry
+from party_agent.sources import read_source
+from party_agent.stages import Reader
 from protocols.binning.prebins import FeatureKind
 from protocols.contract import Contract
 from protocols.errors import ContractViolationError, DataError

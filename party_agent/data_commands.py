@@ -17,16 +17,9 @@ import typer
 from party_agent import catalogue
 from party_agent.dataset import Finding
 from party_agent.quality import FRESH_DAYS, QualityReport, check_source
-from party_agent.sources import (
-    ColumnRole,
-    Registered,
-    SecretReference,
-    Source,
-    database_source,
-    file_source,
-    open_registry,
-    read_schema,
-)
+from party_agent.source import ColumnRole, SecretReference, Source, database_source, file_source
+from party_agent.source_registry import Registered, open_registry
+from party_agent.sources import read_schema
 from protocols.errors import ConcordatError, DataError
 
 EXIT_REFUSED = 1

@@ -14,7 +14,7 @@ import typer
 from party_agent.agent_store import DatabaseReference, open_store, read_settings
 from party_agent.enrolment import certificate_status, create_institution, join, lab_client, renew
 from party_agent.peers import Peer, PeerBook, PeerState
-from party_agent.sources import open_registry
+from party_agent.source_registry import open_registry
 from party_agent.tables import SCHEMA
 from protocols.errors import ConcordatError
 from protocols.fingerprint_words import words

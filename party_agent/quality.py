@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from party_agent.dataset import BoolArray, Cells, Finding, as_code, counted_rows, listed
 from party_agent.dictionary import ColumnType, DataDictionary, DictionaryEntry
-from party_agent.sources import ColumnRole, Environment, Source, open_source
+from party_agent.source import ColumnRole, Environment, Source
+from party_agent.sources import open_source
 from protocols.errors import DataError
 from protocols.psi.identifiers import canonical_id, check_character_valid
 

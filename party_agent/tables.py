@@ -22,7 +22,7 @@ peers = Table(
     Column("enrolment", String(16), nullable=False),
 )
 
-# One row a data source (party_agent/sources.py). location: a path, or a URL without its password; relation: a table, or
+# One row a data source (party_agent/source.py). location: a path, or a URL without its password; relation: a table, or
 # the path of a query; secret: env:NAME or file:PATH, where the password is to be found, never the password.
 data_sources = Table(
     "data_sources",

@@ -19,7 +19,7 @@ import party_agent.migrations
 from party_agent.agent_store import AgentSettings, migrate, open_store, write_settings
 from party_agent.enrolment_commands import app
 from party_agent.peers import PeerBook, PeerState
-from party_agent.sources import open_registry
+from party_agent.source_registry import open_registry
 from party_agent.tables import SCHEMA, metadata
 from protocols.errors import DataError
 from tests.running_lab import Postgres

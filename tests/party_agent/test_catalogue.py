@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from party_agent.catalogue import CatalogueEntry, SignedEntry, describe, publish, row_band, share_band
 from party_agent.data_commands import data_app
 from party_agent.quality import check_source
-from party_agent.sources import ColumnRole, file_source
+from party_agent.source import ColumnRole, file_source
 from protocols.errors import DataError, RemoteProtocolError
 from tests.party_agent.servers import Server, mariadb, postgresql  # noqa: F401 - fixtures
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from party_agent.dictionary import ColumnType, DictionaryEntry, read_dictionary
 from party_agent.quality import Part, QualityReport, check_source, parse_date
-from party_agent.sources import ColumnRole, file_source
+from party_agent.source import ColumnRole, file_source
 from protocols.errors import DataError
 
 TODAY = datetime.date(2024, 6, 30)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from party_agent.dataset import Table
-from party_agent.sources import (
+from party_agent.source import (
     ColumnRole,
     Relation,
     RelationKind,
@@ -25,12 +25,9 @@ from party_agent.sources import (
     SourceKind,
     database_source,
     file_source,
-    open_registry,
-    open_source,
-    read_schema,
-    read_source,
-    read_source_ids,
 )
+from party_agent.source_registry import open_registry
+from party_agent.sources import open_source, read_schema, read_source, read_source_ids
 from protocols.binning.prebins import FeatureKind
 from protocols.errors import DataError
 from protocols.recipe import Recipe, load_recipe
@@ -212,7 +209,7 @@ def test_special_values_of_the_dictionary_hold_unless_the_recipe_names_others(ma
 def test_numbers_survive_a_database_to_the_last_bit_and_in_chunks(
     database: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("party_agent.sources.CHUNK_ROWS", 700)
+    monkeypatch.setattr("party_agent.databases.CHUNK_ROWS", 700)
     values = np.random.default_rng(5).standard_normal((2000, 3)) * 10.0 ** np.array([-150, 0, 150])
     rows = [(f"k{row:05d}", *line) for row, line in enumerate(values.tolist())]
     types = SQL_TYPES[database.scheme].split(", ")[4]
