@@ -247,10 +247,11 @@ _ON_ONE_MACHINE = frozenset({"simulate", "resume", "score", "demo", "recipe"})
 
 def mount_commands() -> None:
     """The commands of a lab between institutions; a simulation does not load what they need."""
-    from coordinator import audit_commands, job_commands, lab_commands
+    from coordinator import audit_commands, job_commands, lab_commands, model_commands
 
     app.add_typer(lab_commands.app)
     app.add_typer(job_commands.job_app, name="job")
+    app.add_typer(model_commands.app)
     app.add_typer(audit_commands.audit_app, name="audit")
 
 

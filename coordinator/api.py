@@ -38,6 +38,7 @@ from coordinator.api_bodies import (
     Stop,
     Submission,
 )
+from coordinator.api_models import add_model_routes
 from coordinator.lab import Lab
 from coordinator.rate_limit import RateLimit
 from coordinator.registry import ContractRecord, JobRecord
@@ -84,6 +85,7 @@ _STATUS = {
     "NOT_FOUND": 404,
     "CONTRACT_UNKNOWN": 404,
     "JOB_NOT_FOUND": 404,
+    "MODEL_NOT_FOUND": 404,
     "BODY_TOO_LARGE": 413,
     "VERSION_MISMATCH": 426,
     "RATE_LIMITED": 429,
@@ -393,6 +395,8 @@ def build_api(
         """Add an event that the sender signed."""
         created = registry.add_event(digest, request.state.member, SignedEvent.decode(body.document.encode()))
         return {"created": created}
+
+    add_model_routes(app, registry)
 
     @app.post("/v1/jobs")
     def submit(body: Submission, request: Request) -> dict[str, Any]:

@@ -56,9 +56,16 @@ class ContractSignature(_Body):
 
 
 class ContractEventBody(_Body):
-    """A `SignedEvent` in canonical form, of the sender's."""
+    """A `SignedEvent` or a `SignedModelEvent` in canonical form, of the sender's."""
 
     document: Annotated[str, Field(min_length=2, max_length=8192)]
+
+
+class ModelSubmission(_Body):
+    """A `ModelRecord` and the `SignedModelEvent` of the sender's that submits it, both in canonical form."""
+
+    record: Annotated[str, Field(min_length=2, max_length=8192)]
+    event: Annotated[str, Field(min_length=2, max_length=8192)]
 
 
 class Submission(_Body):

@@ -39,7 +39,8 @@ from coordinator.certificates import (
 )
 from coordinator.database import Clock, check_schema, migrate, open_engine
 from coordinator.member_register import IssuedFacts
-from coordinator.registry import ContractRecord, JobRecord, Registry
+from coordinator.model_registry import ModelRegistry
+from coordinator.registry import ContractRecord, JobRecord
 from protocols.audit_files import open_audit_log
 from protocols.contract import SignedContract, SignedJob
 from protocols.contract_state import check_active
@@ -111,7 +112,7 @@ class Lab:
         self.identity = load_identity(folder / "identity.pem")
         self.authority = LabAuthority.load(folder)
         self.audit = open_audit_log(folder, COORDINATOR, self.identity)
-        self.registry = Registry(open_engine(self._database_url()), clock, self.audit.append)
+        self.registry = ModelRegistry(open_engine(self._database_url()), clock, self.audit.append)
 
     @classmethod
     def create(

@@ -89,7 +89,7 @@ class JobRecord:
 
 @dataclass(frozen=True)
 class QueuedRequest:
-    """One line of an agent's queue. kind: contract, signature, event, job, start, stop, ended, head, receipt."""
+    """One line of an agent's queue. kind: contract, signature, event, model, job, start, stop, ended, head, receipt."""
 
     number: int
     kind: str

@@ -118,6 +118,35 @@ class StoredEvent(Base):
     received: Mapped[int] = mapped_column(_BIG)
 
 
+class StoredModel(Base):
+    """A version of a model: its `ModelRecord` bytes, which are hashes and opened metrics. hash: the record's own."""
+
+    __tablename__ = "models"
+    __table_args__ = (UniqueConstraint("contract_hash", "name", "version"), UniqueConstraint("contract_hash", "job"))
+
+    hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    contract_hash: Mapped[str] = mapped_column(ForeignKey("contracts.hash"))
+    name: Mapped[str] = mapped_column(String(64))
+    version: Mapped[int] = mapped_column(_BIG)
+    job: Mapped[str] = mapped_column(String(64))
+    document: Mapped[bytes] = mapped_column(LargeBinary)
+    received: Mapped[int] = mapped_column(_BIG)
+
+
+class StoredModelEvent(Base):
+    """A `SignedModelEvent`: submit, approve, reject, go-live, retire."""
+
+    __tablename__ = "model_events"
+    __table_args__ = (UniqueConstraint("model", "party", "sequence"),)
+
+    hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    model: Mapped[str] = mapped_column(ForeignKey("models.hash"))
+    party: Mapped[str] = mapped_column(String(32))
+    sequence: Mapped[int] = mapped_column(_BIG)
+    document: Mapped[bytes] = mapped_column(LargeBinary)
+    received: Mapped[int] = mapped_column(_BIG)
+
+
 class StoredJob(Base):
     """One attempt of one job, as its `SignedJob` bytes; the same bytes again are the same row."""
 
@@ -165,7 +194,7 @@ class HeadNotice(Base):
 
 
 class AgentRequest(Base):
-    """One line of the queue that an agent reads by long poll; reference: hash of a contract or notice, or a job."""
+    """One line of the queue that an agent reads by long poll; reference: a job, or hash of a document."""
 
     __tablename__ = "requests"
     __table_args__ = (Index("ix_requests_receiver_number", "receiver", "number"), {"sqlite_autoincrement": True})

@@ -22,7 +22,7 @@ from typing import Any
 
 from party_agent import job_process
 from party_agent.agent_store import AgentSettings, read_settings
-from party_agent.contract_store import ContractStore
+from party_agent.contract_store import EVENT_KINDS, ContractStore
 from party_agent.head_exchange import HEAD, RECEIPT, HeadExchange
 from party_agent.job_output import JobRecord
 from party_agent.job_process import STOP_GRACE_S
@@ -30,6 +30,7 @@ from party_agent.lab_port import LabPort
 from party_agent.local_policy import Approval, read_policy
 from party_agent.loopback import Inbox
 from party_agent.model import model_unknown, read_trained
+from party_agent.model_library import ModelLibrary
 from party_agent.peers import PeerBook
 from party_agent.policy import check_recipe
 from party_agent.store import FileNonces, Folder
@@ -117,6 +118,8 @@ class Agent:
         self._audit = open_audit_log(folder, self.settings.name, self._identity)
         self._peers = PeerBook.open(folder)
         self.contracts = ContractStore(folder, self.settings.name, self._peers)
+        name, trained = self.settings.name, self._check_trained
+        self.models = ModelLibrary(folder, name, self._audit, self.contracts, trained, clock)
         self._record = JobRecord(self._audit)
         self.heads = HeadExchange(folder, self.settings.name, self._identity, self._audit, self._peers, lab, clock)
         self._nonces = FileNonces(folder / "nonces.txt")
@@ -166,6 +169,7 @@ class Agent:
             job_process.end(process)
         self._reap()
         self._peers.__exit__()
+        self.models.store.close()
 
     # -- what comes from the lab
 
@@ -174,6 +178,8 @@ class Agent:
         try:
             if kind in ("contract", "signature", "event"):
                 self.fetch_contract(reference)
+            elif kind == "model":
+                self.models.fetch(self._lab, reference)
             elif kind == "job":
                 self._consider(str(request.get("document") or "").encode())
             elif kind == "start":
@@ -328,10 +334,14 @@ class Agent:
             raise ContractViolationError("ATTEMPT_INVALID", "another attempt at a job has the same recipe and model")
 
     def check_model(self, model: str, contract_hash: str) -> None:
-        """What is scored with is the model of a training job of this contract that ended well here, and is kept.
+        """What is scored with is a model of this contract that was trained here, is kept, and may be used.
 
-        Raises: ContractViolationError: MODEL_UNKNOWN; DataError: MODEL_MISSING, MODEL_UNREADABLE.
+        Raises: ContractViolationError: MODEL_UNKNOWN, and as `ModelLibrary.check_usable`; DataError: MODEL_MISSING.
         """
+        self._check_trained(model, contract_hash)
+        self.models.check_usable(model, contract_hash, read_policy(self._folder.path))
+
+    def _check_trained(self, model: str, contract_hash: str) -> None:
         wanted = (model, JobKind.TRAIN.value, contract_hash, JobState.FINISHED)
         if all((entry.job, entry.kind, entry.contract, entry.state) != wanted for entry in self.jobs()):
             raise model_unknown()
@@ -385,6 +395,8 @@ class Agent:
         contract = self.contracts.in_force(entry.contract, int(self._clock()))
         policy = read_policy(self._folder.path)
         document = SignedJob.decode((self._job_folder(job).path / "job.json").read_bytes()).document
+        if document.kind is JobKind.SCORE:
+            self.check_model(document.model, document.contract_hash)
         leads = contract.parties.label_owner == self.settings.name
         command = job_process.command_line(
             document,
@@ -565,12 +577,7 @@ class Agent:
 
     def act(self, contract: Contract, kind: EventKind, reason: str) -> SignedEvent:
         """Suspend, resume or revoke, at once: the entry and our own copy first, then the lab is told by the caller."""
-        kinds = {
-            EventKind.SUSPEND: Kind.CONTRACT_SUSPENDED,
-            EventKind.RESUME: Kind.CONTRACT_RESUMED,
-            EventKind.REVOKE: Kind.CONTRACT_REVOKED,
-        }
-        self.note_contract(kinds[kind], contract)
+        self.note_contract(EVENT_KINDS[kind], contract)
         return self.contracts.act(contract, kind, reason, int(self._clock()), self._identity)
 
     def _note(self, kind: Kind, **fields: int | str) -> None:

@@ -14,12 +14,18 @@ from typing import Protocol
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from party_agent.store import Folder
+from protocols.audit import Kind
 from protocols.contract import Contract, SignedContract
 from protocols.contract_state import ContractEvent, ContractState, EventKind, SignedEvent, check_active, state_of
 from protocols.errors import ContractViolationError, DataError
 from protocols.roles import COORDINATOR
 
 _CONTRACT, _EVENTS = "contract.json", "events"
+EVENT_KINDS = {  # how the audit log calls them
+    EventKind.SUSPEND: Kind.CONTRACT_SUSPENDED,
+    EventKind.RESUME: Kind.CONTRACT_RESUMED,
+    EventKind.REVOKE: Kind.CONTRACT_REVOKED,
+}
 
 
 class Pins(Protocol):

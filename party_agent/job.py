@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
-from party_agent import artefacts, baseline, job_report, model, report, report_page
+from party_agent import artefacts, baseline, job_report, lineage, model, report, report_page
 from party_agent.checkpoint import Blobs, Checkpoints
 from party_agent.dataset import Finding, Table
 from party_agent.judgement import Judged, judge
@@ -289,6 +289,7 @@ class TrainingJob(Stages):
         """Own rows."""
         self._seat.on_stage("read", Progress("started", 0, 0))
         table, self._findings = self._reader(self._recipe)
+        lineage.write(self._seat.home, self._seat.folder, table)
         self._seat.log.write("data read", rows=len(table.ids), features=len(table.columns))
         return table
 
@@ -406,6 +407,7 @@ class TrainingJob(Stages):
         """Scores and logits of all aligned rows at the label owner; the shared report to everyone."""
         codes = own.codes(aligned.table)
         points = own.points.partial_points(codes)
+        lineage.write_partial_scores(self._seat.folder, points, aligned.is_training)
         logits = np.rint(LOGIT_UNITS * own.logits(codes)).astype(np.int64)
         script = (
             self._lead_validation(aligned, bins, coefficients, own, points, logits)

@@ -14,6 +14,12 @@ class LabPort(Protocol):
     def contract(self, digest: str) -> dict[str, Any]:
         """One contract with its signatures and events."""
 
+    def model(self, digest: str) -> dict[str, Any]:
+        """One model's record and the events on it."""
+
+    def add_model_event(self, digest: str, document: str) -> dict[str, Any]:
+        """Deliver a `SignedModelEvent` of ours."""
+
     def submit(self, document: str) -> dict[str, Any]:
         """Hand in a signed job; the same bytes again are the same job."""
 

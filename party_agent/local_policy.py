@@ -27,12 +27,20 @@ class Approval(Enum):
     AUTOMATIC = "automatic"
 
 
+class ScoringModels(Enum):
+    """Which models of a contract new rows may be scored with; never one that was rejected or retired."""
+
+    TRAINED = "trained"  # any that was trained under it
+    LIVE = "live"
+
+
 class LocalPolicy(BaseModel):
     """`policy.toml`.
 
     approval: 'person' or 'automatic'; kinds: of jobs that may run at all; most_jobs: under one contract;
     least_key_bits, least_intersection: stricter than the contract's; allow_outputs: whether anything may be opened to
-    all parties; source: the data set of contracts that name none; split_seed: for trials only, draws which rows train.
+    all parties; scoring_models: which models may score; source: the data set of contracts that name none; split_seed:
+    for trials only, draws which rows train.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,6 +51,7 @@ class LocalPolicy(BaseModel):
     least_key_bits: Annotated[int, Field(ge=2048, le=8192)] = 2048
     least_intersection: Annotated[int, Field(ge=1)] = 1
     allow_outputs: bool = True
+    scoring_models: ScoringModels = ScoringModels.TRAINED
     source: str = ""
     split_seed: int | None = None
 

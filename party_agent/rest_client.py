@@ -131,6 +131,24 @@ class RestClient:
         """Deliver a `SignedEvent` of ours."""
         return self.call("POST", f"/v1/contracts/{quote(digest, safe='')}/events", {"document": document})
 
+    # -- models
+
+    def submit_model(self, record: str, event: str) -> dict[str, Any]:
+        """Submit a `ModelRecord` with the event that does so: {hash, created}."""
+        return self.call("POST", "/v1/models", {"record": record, "event": event})
+
+    def models(self) -> list[dict[str, Any]]:
+        """[{hash, record, events}]: of our contracts."""
+        return _list(self.call("GET", "/v1/models"), "models")
+
+    def model(self, digest: str) -> dict[str, Any]:
+        """{hash, record, events}."""
+        return self.call("GET", f"/v1/models/{quote(digest, safe='')}")
+
+    def add_model_event(self, digest: str, document: str) -> dict[str, Any]:
+        """Deliver a `SignedModelEvent` of ours."""
+        return self.call("POST", f"/v1/models/{quote(digest, safe='')}/events", {"document": document})
+
     # -- jobs
 
     def submit(self, document: str) -> dict[str, Any]:
@@ -163,9 +181,9 @@ class RestClient:
         """What has come for our agent since place `after`, waiting up to `wait_s` seconds; the place to go on from.
 
         It is an earlier one if the lab was restored from a backup: then the queue is read again, as far as it goes.
-        A request is {number, kind, reference, attempt, code, at, document}; kind: contract, signature, event, job,
-        start, stop, ended, head, receipt; reference: a contract's hash or a job's name; document: of a job, a head,
-        a receipt, else None.
+        A request is {number, kind, reference, attempt, code, at, document}; kind: contract, signature, event, model,
+        job, start, stop, ended, head, receipt; reference: a contract's or a model's hash or a job's name; document:
+        of a job, a head, a receipt, else None.
         """
         answer = self.call("GET", "/v1/requests", query={"after": after, "wait": wait_s})
         following = answer.get("next")

@@ -6,9 +6,9 @@ by `create_all`; `SCHEMA` is its latest revision.
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Column, MetaData, String, Table, Text
+from sqlalchemy import JSON, BigInteger, Column, ForeignKey, MetaData, String, Table, Text, UniqueConstraint
 
-SCHEMA = "0001"
+SCHEMA = "0002"
 metadata = MetaData()
 
 # One row a member of the lab. identity: as the lab last told it; pinned: as it was compared out of band, or NULL.
@@ -43,4 +43,28 @@ data_sources = Table(
     Column("added", BigInteger, nullable=False),
     Column("published", BigInteger),
     Column("published_hash", String(64)),
+)
+
+# The library of models. One row a version: its record, as `protocols/model_record.py` encodes it; hash: of these bytes.
+models = Table(
+    "models",
+    metadata,
+    Column("hash", String(64), primary_key=True),
+    Column("contract_hash", String(64), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("job", String(64), nullable=False),
+    Column("record", Text, nullable=False),
+    UniqueConstraint("contract_hash", "name", "version"),
+    UniqueConstraint("contract_hash", "job"),
+)
+
+# One row a signed event on a model.
+model_events = Table(
+    "model_events",
+    metadata,
+    Column("model", ForeignKey("models.hash"), primary_key=True),
+    Column("party", String(32), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True),
+    Column("document", Text, nullable=False),
 )

@@ -73,6 +73,11 @@ class Kind(Enum):
     CONTRACT_SUSPENDED = "contract suspended"
     CONTRACT_RESUMED = "contract resumed"
     CONTRACT_REVOKED = "contract revoked"
+    MODEL_SUBMITTED = "model submitted"
+    MODEL_APPROVED = "model approved"
+    MODEL_REJECTED = "model rejected"
+    MODEL_LIVE = "model taken live"
+    MODEL_RETIRED = "model retired"
     JOB_ACCEPTED = "job accepted"
     JOB_REFUSED = "job refused"
     JOB_STARTED = "job started"
@@ -85,6 +90,13 @@ class Kind(Enum):
 
 
 _CONTRACT: dict[str, _Form] = {"contract": Text.HASH, "contract_id": Text.TERM, "by": Text.NAME}
+_MODEL: dict[str, _Form] = {
+    "model": Text.HASH,
+    "name": Text.TERM,
+    "version": COUNT,
+    "contract": Text.HASH,
+    "by": Text.NAME,
+}
 _JOB: dict[str, _Form] = {"job": Text.TERM, "attempt": COUNT}
 _HEAD_FIELDS: dict[str, _Form] = {
     "peer": Text.NAME,
@@ -103,6 +115,11 @@ FORMS: Mapping[Kind, tuple[Mapping[str, _Form], Mapping[str, _Form]]] = {
     Kind.CONTRACT_SUSPENDED: (_CONTRACT, {}),
     Kind.CONTRACT_RESUMED: (_CONTRACT, {}),
     Kind.CONTRACT_REVOKED: (_CONTRACT, {}),
+    Kind.MODEL_SUBMITTED: (_MODEL, {}),
+    Kind.MODEL_APPROVED: (_MODEL | {"part": Text.HASH, "data": Text.HASH}, {}),
+    Kind.MODEL_REJECTED: (_MODEL, {}),
+    Kind.MODEL_LIVE: (_MODEL, {}),
+    Kind.MODEL_RETIRED: (_MODEL, {}),
     Kind.JOB_ACCEPTED: (_JOB | {"contract": Text.HASH, "document": Text.HASH}, {"by": Text.NAME}),
     Kind.JOB_REFUSED: (
         {"document": Text.HASH, "code": Text.CODE},

@@ -83,6 +83,7 @@ from protocols.fixed_point import Ring
 from protocols.group import Blinder, check_points, hash_to_curve_x
 from protocols.logistic import messages as logistic
 from protocols.messages import Bounds, Message, Part, StageEnd, _fields, decode, encode
+from protocols.model_record import Act, ModelEvent, ModelRecord, PartLine, SignedModelEvent, state_of
 from protocols.moments import messages as moments
 from protocols.paillier import CiphertextReader
 from protocols.paillier_key import CHALLENGES, verify_public_key
@@ -667,6 +668,18 @@ def signed_event() -> SignedEvent:
     )
 
 
+def model_record() -> ModelRecord:
+    """A version of a model that was trained under it."""
+    hashes = ("1" * 64, "2" * 64)
+    return ModelRecord("sme", 1, contract().hash().hex(), "job-1", *hashes, "0.1.0", (("psi", 12), ("test_auc", 7421)))
+
+
+def model_approval() -> SignedModelEvent:
+    """One party's approval of it."""
+    own = PartLine("3" * 64, "4" * 64, "0.1.0")
+    return ModelEvent(model_record().hash(), "bank", Act.APPROVE, 1, NOW, "geprüft", own).sign(KEYS["bank"])
+
+
 class _Unspent:
     def spend(self, *_given: object) -> bool:
         return True
@@ -688,6 +701,14 @@ def _documents() -> Iterator[Target]:
     yield Target("contract", read_contract, (signed_contract().encode(), SignedContract(agreed, ()).encode()))
     yield Target("job", read_job, (signed_job().encode(),))
     yield Target("event", lambda data: SignedEvent.decode(data).verify(agreed), (signed_event().encode(),))
+
+    record = model_record()
+    yield Target("model-record", lambda data: ModelRecord.decode(data).hash(), (record.encode(),))
+
+    def model_event(data: bytes) -> None:
+        state_of(record, agreed, [SignedModelEvent.decode(data)])
+
+    yield Target("model-event", model_event, (model_approval().encode(),))
 
     def recipe_text(data: bytes) -> None:
         recipe = load_recipe(data.decode("utf-8", "surrogateescape"))
@@ -1105,6 +1126,7 @@ def _api(api: FuzzedApi) -> Iterator[Target]:
         (f"/v1/contracts/{digest}/signatures", {"signature": api.sign(agreed)}),
         (f"/v1/contracts/{digest}/events", {"document": event.encode().decode()}),
         ("/v1/jobs", {"document": job.encode().decode()}),
+        ("/v1/models", {"record": "{}", "event": "{}"}),
         ("/v1/jobs/job-1/stop", {"attempt": 1}),
         ("/v1/jobs/job-1/reports", {"attempt": 1, "stage": "align", "code": "FILE_MISSING"}),
     )
@@ -1172,6 +1194,10 @@ _SURROGATE_EVENT = (
     b'{"event":{"contract_hash":"00","kind":"suspend","party":"bank","reason":"","sequence":1,"time":1},'
     b'"signature":"\\ud800"}'
 )
+_DEEP_REASON = (
+    b'{"event":{"act":"submit","model":"%s","own":{"code":"","data":"","part":""},"party":"bank","reason":%s,'
+    b'"sequence":1,"time":1},"signature":"%s"}' % (b"0" * 64, b"[" * 600 + b"]" * 600, b"0" * 128)
+)
 _NO_NUMBER_HEAD = b'{"hash":"' + b"0" * 64 + b'","sequence":2,"signature":NaN}'
 _NO_NUMBER_RECEIPT = b'{"hash":"","head_signature":"","log":"","peer":"bank","sequence":NaN,"signature":""}'
 _NO_NUMBER_NOTICE = b'{"head":NaN,"issued_ms":1,"owner":"bank","receiver":"bureau","signature":"' + b"0" * 128 + b'"}'
@@ -1197,6 +1223,8 @@ REGRESSIONS: dict[str, tuple[bytes, ...]] = {
     # UnicodeEncodeError; over the API an answer of 500
     "event": (_SURROGATE_EVENT,),
     "api-document": (b"\1" + _SURROGATE_EVENT,),
+    # RecursionError: a text that is a list, nested
+    "model-event": (_DEEP_REASON,),
     # ValueError: NaN is read and cannot be written
     "audit-head": (_NO_NUMBER_HEAD,),
     "audit-receipt": (_NO_NUMBER_RECEIPT,),

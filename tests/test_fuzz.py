@@ -26,7 +26,8 @@ MALFORMED = {
 # In the order of `targets`; pytest needs the names before there is a folder to build them in.
 NAMES = (
     "message", "shared-report", "report-page", "session", "ring", "ciphertexts", "paillier-key", "points", "envelope",
-    "handshake", "secure-link", "sealed-abort", "links", "client-hello", "contract", "job", "event", "recipe",
+    "handshake", "secure-link", "sealed-abort", "links", "client-hello", "contract", "job", "event",
+    "model-record", "model-event", "recipe",
     "recipe-canonical", "catalogue", "token", "signed-request", "audit-line", "audit-body", "audit-log", "audit-head",
     "audit-receipt", "audit-notice",
     "dictionary-toml", "dictionary-csv", "policy", "contract-draft", "agent-settings", "lab-settings", "csv", "csv-ids",

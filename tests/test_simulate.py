@@ -13,10 +13,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from party_agent import model
 from party_agent.dataset import read_table
+from party_agent.lineage import opened_metrics, part_line
 from party_agent.store import Folder
 from protocols.contract import SignedContract
 from protocols.disclosure import Line, statement_hash
@@ -137,6 +139,21 @@ def test_folders_hold_what_is_documented_and_secrets_are_their_owners_only(run: 
     assert [name for name in open_to_others if not name.startswith("coordinator/")] == []
     assert [name for name in open_to_others if re.search(r"\.(pem|key)$", name)] == []
     assert all(stat.S_IMODE((run.out / name).stat().st_mode) == 0o700 for name in (*names, "coordinator"))
+
+
+def test_every_party_has_the_lineage_of_its_part_and_reads_the_same_metrics(run: Run) -> None:
+    """What a record in the library of models says is what each agent can check in its own folder."""
+    folders = [Folder(run.out / name) for name in run.consortium.names]
+    lines = [part_line(folder) for folder in folders]
+    assert len({line.data for line in lines}) == len({line.part for line in lines}) == len(folders)
+    metrics = [opened_metrics(folder.read_json("shared.json")) for folder in folders]
+    assert all(item == metrics[0] for item in metrics)
+    assert {"test_auc", "train_ks", "psi"} <= set(dict(metrics[0]))
+    for folder in folders:
+        points, rows = (np.array(folder.read_json("partial_scores.json")["rest"][key]) for key in ("points", "rows"))
+        own = model.read(folder)
+        assert own.points.range()[0] <= points.min() <= points.max() <= own.points.range()[1]
+        assert rows.sum() > 0
 
 
 def test_nothing_is_left_running_and_nothing_is_half_written(run: Run) -> None:

@@ -146,8 +146,8 @@ def test_a_database_of_another_version_is_not_touched(lab: Lab, clock: Clock) ->
     assert code_of(lambda: Lab.load(lab.folder, clock)) == "SCHEMA_UNKNOWN"
     set_version("0001")
     with lab.registry.engine.execution_options(write=True).begin() as connection:
-        heads = ("requests", "head_notices", "queue_epoch")
-        for table in (*heads, "job_reports", "jobs", "contract_events", "contract_members", "contracts"):
+        later = ("requests", "head_notices", "queue_epoch", "model_events", "models")
+        for table in (*later, "job_reports", "jobs", "contract_events", "contract_members", "contracts"):
             connection.execute(sa.text(f"DROP TABLE {table}"))
         for table in ("institutions", "invitations", "certificates", "catalogue", "nonces", "alembic_version"):
             connection.execute(sa.text(f"DROP TABLE {table}"))
