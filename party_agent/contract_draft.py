@@ -29,7 +29,8 @@ label_owner = "bank"
 providers = ["bureau", "tax"]          # the first is also the co-holder (docs/protocols/logistic.md)
 valid_from = 2026-01-01
 valid_until = 2027-01-01
-outputs = []                           # ["scorecard"] opens bins, WOE and points of all parties to all
+outputs = []                           # "scorecard" opens bins, WOE and points of all parties to all; "dimensions"
+                                       # opens each provider's points by dimension and row to the label owner
 
 [caps]                                 # what is left out has its default
 minimum_intersection = 1000

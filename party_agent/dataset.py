@@ -468,7 +468,9 @@ def _feature_names(cells: Cells, taken: Sequence[str | None], rules: PartyColumn
     reserved = {column_name(name) for name in taken if name is not None}
     judged = {column_name(name) for name in rules.judgement.columns}
     excluded = {column_name(name) for name in rules.exclude}
-    for name in (*rules.exclude, *rules.categorical, *rules.special, *rules.features, *rules.keep, *rules.drop):
+    grouped = (name for names in rules.dimensions.values() for name in names)
+    named = (*rules.exclude, *rules.categorical, *rules.special, *rules.features, *rules.keep, *rules.drop, *grouped)
+    for name in named:
         cells.index(name)
         if column_name(name) in reserved:
             raise DataError(

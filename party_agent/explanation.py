@@ -49,10 +49,10 @@ def explain(contract: Contract, me: str) -> Explanation:
 
 def explain_job(document: JobDocument, recipe: Recipe, parties: Parties) -> tuple[str, ...]:
     """What a job asks for, in sentences. recipe: the document's."""
-    return _scoring(document, parties) if document.kind is JobKind.SCORE else _training(recipe)
+    return _scoring(document, recipe, parties) if document.kind is JobKind.SCORE else _training(recipe, parties)
 
 
-def _scoring(document: JobDocument, parties: Parties) -> tuple[str, ...]:
+def _scoring(document: JobDocument, recipe: Recipe, parties: Parties) -> tuple[str, ...]:
     owner = parties.label_owner
     partial = f" and the partial points of {parties.co_holder}" if len(parties.providers) == 1 else ""
     return (
@@ -61,15 +61,21 @@ def _scoring(document: JobDocument, parties: Parties) -> tuple[str, ...]:
         "of its own ids are among them, if all parties hold them.",
         f"{owner} learns the score of each of them{partial}.",
         "Nothing is trained, no label is used, and nothing is opened to all parties.",
+        *_by_dimension(recipe, owner),
     )
 
 
-def _training(recipe: Recipe) -> tuple[str, ...]:
+def _by_dimension(recipe: Recipe, owner: str) -> tuple[str, ...]:
+    sentence = f"{owner} learns the points of every provider by dimension, for each of the rows."
+    return (sentence,) if "dimensions" in recipe.open else ()
+
+
+def _training(recipe: Recipe, parties: Parties) -> tuple[str, ...]:
     bins, model, card = recipe.binning, recipe.model, recipe.scorecard
     share = f"{recipe.sample.training_share:.0%} of the common rows train the scorecard, the rest judge it."
     opened = (
         "The parts of the scorecard are opened to every party."
-        if recipe.open
+        if "scorecard" in recipe.open
         else "Nothing is opened to all parties beyond the shared report."
     )
     most = "what the contract allows" if model.max_iterations is None else str(model.max_iterations)
@@ -84,6 +90,7 @@ def _training(recipe: Recipe) -> tuple[str, ...]:
         f"Points: {card.base_score:g} at odds of {card.base_odds:g} to 1, {card.pdo:g} more double them; grades "
         f"{', '.join(card.grades)}.",
         opened,
+        *_by_dimension(recipe, parties.label_owner),
     )
 
 
@@ -136,6 +143,10 @@ def _as_owner(contract: Contract, parties: Parties) -> tuple[list[str], list[str
             f"The score of each id it asks for{f', and so the partial points of {parties.co_holder}' if one else ''}."
         )
     _add_outputs(contract, disclosed, received)
+    if "dimensions" in contract.outputs:
+        received.append(
+            "Of each provider, if a job says so: names of its dimensions, and the points of each row in each of them."
+        )
     return disclosed, received
 
 
@@ -166,6 +177,11 @@ def _as_provider(contract: Contract, parties: Parties, me: str) -> tuple[list[st
         )
         received.append(f"In a scoring job: of which of its own ids {owner} asks for scores, if all parties hold them.")
     _add_outputs(contract, disclosed, received)
+    if "dimensions" in contract.outputs:
+        disclosed.append(
+            f"To {owner}, if a job says so: the names of its dimensions, and the points of each row in each of them. A "
+            "dimension of one feature tells in which of its bins a row is, up to bins of equal points."
+        )
     if me != parties.co_holder:
         received.append(f"Nothing of what {owner} and {parties.co_holder} could only learn together.")
     return disclosed, received

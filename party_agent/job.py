@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from party_agent import artefacts, baseline, job_report, lineage, model, report, report_page
 from party_agent.checkpoint import Blobs, Checkpoints
 from party_agent.dataset import Finding, Table
-from party_agent.judgement import Judged, judge
+from party_agent.judgement import Judged, judge, scores_without
 from party_agent.model import OwnModel
-from party_agent.notation import list_of
 from party_agent.policy import Agreement
+from party_agent.reasons import dimension_points, dimensions_of, explain, opened_dimensions
 from party_agent.row_account import FileRowAccount, Purse
 from party_agent.scorecard import GradeTable, PointsTable, Scaling
 from party_agent.screening import PreBinned, findings_of_gate, left_out_features, screen, screening_of
@@ -397,6 +397,9 @@ class TrainingJob(Stages):
             points=points,
             gradients=coefficients.gradients,
             norm=coefficients.norm,
+            dimensions=dimensions_of(
+                [feature.name for feature in bins.features], self._recipe.columns_of(self._seat.name), self._seat.name
+            ),
         )
         model.write(self._seat.folder, own)
         return own
@@ -412,7 +415,7 @@ class TrainingJob(Stages):
         script = (
             self._lead_validation(aligned, bins, coefficients, own, points, logits)
             if self.leads
-            else self._follow_validation(own, points, logits)
+            else self._follow_validation(own, codes, points, logits)
         )
         return self.play("validate", VALIDATE_STEPS, script, rows=len(aligned.table.ids))
 
@@ -426,7 +429,11 @@ class TrainingJob(Stages):
         logits: IntArray,
     ) -> Script[dict[str, Any]]:
         totals = yield from ScoringOwner(
-            self._parties, request=self._seat.agreement.job.job, points=points, logits=logits
+            self._parties,
+            request=self._seat.agreement.job.job,
+            points=points,
+            logits=logits,
+            dimensions="dimensions" in self._recipe.open,
         ).play()
         opened: dict[str, OpenScorecard] = {}
         if "scorecard" in self._recipe.open:
@@ -435,7 +442,9 @@ class TrainingJob(Stages):
         yield from send(self._parties.providers, SharedReport(json.dumps(document, allow_nan=False).encode()))
         return document
 
-    def _follow_validation(self, own: OwnModel, points: IntArray, logits: IntArray) -> Script[dict[str, Any]]:
+    def _follow_validation(
+        self, own: OwnModel, codes: IntArray, points: IntArray, logits: IntArray
+    ) -> Script[dict[str, Any]]:
         yield from ScoringProvider(
             self._seat.name,
             self._parties,
@@ -444,6 +453,7 @@ class TrainingJob(Stages):
             logits=logits,
             entropy=self._seat.entropy,
             spent=self.spent,
+            dimensions=opened_dimensions(own, codes, self._recipe),
         ).play()
         if "scorecard" in self._recipe.open:
             yield from send(self._parties.label_owner, job_report.open_part(own))
@@ -471,12 +481,16 @@ class TrainingJob(Stages):
         )
         logits = totals.logits / LOGIT_UNITS
         validation = validate(label, logits, totals.points, training, grades, aligned.table.late)
-        self._judgement = self._judge(validation, aligned, totals.points, logits, own, grades)
+        codes = own.codes(aligned.table)
+        self._judgement = self._judge(validation, aligned, totals, logits, own, codes, grades)
         self._seat.folder.write_json("grades.json", grades.to_json())
         samples = np.full(len(label), "train", dtype="<U11")
         for name, rows in others.items():
             samples[rows] = name
-        model.write_scores(self._seat.folder, aligned.table.ids, totals.points, logits, samples)
+        explained = explain(own, codes, totals.dimensions, rules)
+        model.write_scores(
+            self._seat.folder, aligned.table.ids, totals.points, logits, samples, explained.header, explained.cells()
+        )
         joint = self.seconds["encrypt"] + self.seconds["bin"] + self.seconds["train"]
         document = report.shared_report(
             job=self._seat.agreement.job.job,
@@ -512,22 +526,22 @@ class TrainingJob(Stages):
         self,
         validation: Validation,
         aligned: AlignedTable,
-        scores: IntArray,
+        totals: Totals,
         logits: FloatArray,
         own: OwnModel,
+        codes: IntArray,
         grades: GradeTable,
     ) -> dict[str, Any]:
-        """The label owner's own tables. Its own points tell those of one provider, or of all providers together."""
+        """The label owner's own tables."""
         table, test = aligned.table, aligned.others()["test"]
         if table.label is None:
             raise LocalProtocolError("ROLE_INVALID", "only the label owner validates")
-        alone = own.points.partial_points(own.codes(table))
-        judged = Judged(
-            table.label[test], logits[test], scores[test], None if table.existing is None else table.existing[test]
-        )
-        without = {list_of(self._parties.providers): alone[test], self._seat.name: (scores - alone)[test]}
-        rules = self._recipe.columns_of(self._seat.name).judgement
-        return judge(validation, judged, grades, without, rules, each=len(self._parties.providers) == 1)
+        existing = None if table.existing is None else table.existing[test]
+        judged = Judged(table.label[test], logits[test], totals.points[test], existing)
+        own_points = dimension_points(own, codes, self._recipe.scorecard)
+        without, each = scores_without(self._parties, totals, own_points, own.points.base or 0)
+        less = {name: scores[test] for name, scores in without.items()}
+        return judge(validation, judged, grades, less, self._recipe.columns_of(self._seat.name).judgement, each=each)
 
     def _stability(self, aligned: AlignedTable, own: OwnModel) -> list[dict[str, float]]:
         sizes = [len(feature.woe) for feature in own.features]

@@ -43,8 +43,10 @@ def own_features(
 ) -> list[report.OwnFeature]:
     """Every own feature, with its stability indices if it is in the model."""
     kept = [
-        report.OwnFeature.of(feature, weight, np.array(points.points), psi)
-        for feature, weight, points, psi in zip(own.features, own.weights, own.points.features, stability, strict=True)
+        report.OwnFeature.of(feature, weight, np.array(points.points), psi, dimension)
+        for feature, weight, points, psi, dimension in zip(
+            own.features, own.weights, own.points.features, stability, own.dimensions, strict=True
+        )
     ]
     return kept + [
         report.OwnFeature(dropped.name, dropped.alias, "", False, dropped.reason) for dropped in bins.dropped

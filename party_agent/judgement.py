@@ -13,11 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from party_agent.notation import list_of
 from party_agent.scorecard import FloatArray, GradeTable, IntArray
 from party_agent.significance import auc_difference, trend
 from party_agent.validation import LEAST_COUNT, Validation, joined_groups, ranking_figures
 from protocols.errors import DataError
 from protocols.recipe import Judgement
+from protocols.roles import Parties
+from protocols.scoring.dimensions import DimensionPoints, qualified
+from protocols.scoring.label_owner import Totals
 
 CUT_SHARES = tuple(share / 100 for share in range(5, 100, 5))  # of the test sample, approved
 SCORE_GROUPS = 10
@@ -54,6 +58,28 @@ def judge(
         "contribution": contribution(test, without),
         "swap_set": None if test.existing is None else swap_set(test, test.existing, rules.approval_rate),
     }
+
+
+def scores_without(
+    parties: Parties, totals: Totals, own: DimensionPoints, base: int
+) -> tuple[dict[str, IntArray], bool]:
+    """Scores without the points of each party, and of each dimension of a party that has several.
+
+    Without opened dimensions the points of one provider follow from the score; of more, only their sum does.
+    Args: own: the label owner's points by dimension, which with `base` and the providers' points make the score. All
+        scores have shape (n_rows,).
+    Returns: whose points were taken away -> scores; whether each provider's are known, and not only their sum.
+    """
+    owner = own.points.sum(axis=1)
+    taken = {name: part.points.sum(axis=1) for name, part in totals.dimensions.items()}
+    each = len(parties.providers) == 1 or bool(taken)
+    if not taken:
+        taken = {list_of(parties.providers): totals.points - base - owner}
+    taken[parties.label_owner] = owner
+    for name, part in {**totals.dimensions, parties.label_owner: own}.items():
+        if len(part.names) > 1:
+            taken |= {qualified(name, dimension): part.points[:, i] for i, dimension in enumerate(part.names)}
+    return {name: totals.points - points for name, points in taken.items()}, each
 
 
 def cut_offs(test: Judged, grades: GradeTable, rules: Judgement) -> list[dict[str, Any]]:

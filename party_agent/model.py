@@ -28,7 +28,8 @@ SCHEMA = 1
 class OwnModel:
     """Own features in model order with their weights, and the points made from them.
 
-    weights: per unit of WOE; intercept: at the label owner only; gradients, norm: of the joint fit.
+    weights: per unit of WOE; intercept: at the label owner only; gradients, norm: of the joint fit; dimensions: the
+    named group that each feature is in; left out, all are in the one of the party's name.
     """
 
     job: str
@@ -39,6 +40,11 @@ class OwnModel:
     points: PointsTable
     gradients: int
     norm: float
+    dimensions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.dimensions:
+            object.__setattr__(self, "dimensions", (self.points.party,) * len(self.features))
 
     def codes(self, table: Table) -> IntArray:
         """The bin of each row and own feature, shape (n, d).
@@ -82,6 +88,7 @@ def write(folder: Folder, model: OwnModel) -> None:
             "features": [
                 {
                     "alias": feature.alias,
+                    "dimension": dimension,
                     "weight": weight,
                     "iv": feature.iv,
                     "binning": feature.binning.to_json(),
@@ -90,7 +97,7 @@ def write(folder: Folder, model: OwnModel) -> None:
                     "rows": list(feature.rows),
                     "bads": list(feature.bads),
                 }
-                for feature, weight in zip(model.features, model.weights, strict=True)
+                for feature, weight, dimension in zip(model.features, model.weights, model.dimensions, strict=True)
             ],
             "points": model.points.to_json(),
         },
@@ -107,15 +114,17 @@ def read(folder: Folder) -> OwnModel:
         if document["schema"] != SCHEMA:
             raise DataError("MODEL_UNREADABLE", "the model was written by another version", "train again")
         features = tuple(_feature(item) for item in document["features"])
+        points = PointsTable.from_json(document["points"])
         return OwnModel(
             job=str(document["job"]),
             contract=str(document["contract"]),
             features=features,
             weights=tuple(float(item["weight"]) for item in document["features"]),
             intercept=None if document["intercept"] is None else float(document["intercept"]),
-            points=PointsTable.from_json(document["points"]),
+            points=points,
             gradients=int(document["gradients"]),
             norm=float(document["norm"]),
+            dimensions=tuple(str(item.get("dimension", points.party)) for item in document["features"]),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError("MODEL_UNREADABLE", f"{MODEL_FILE} is damaged", "restore it from a backup") from error
@@ -166,17 +175,26 @@ def write_statement(folder: Folder, statement: Statement) -> None:
 
 
 def write_scores(
-    folder: Folder, ids: Sequence[str], scores: IntArray, logits: FloatArray, samples: NDArray[np.str_]
+    folder: Folder,
+    ids: Sequence[str],
+    scores: IntArray,
+    logits: FloatArray,
+    samples: NDArray[np.str_],
+    header: Sequence[str] = (),
+    cells: Sequence[Sequence[int | str]] | None = None,
 ) -> None:
-    """Score and probability of default of each aligned row, at the label owner: id, score, pd, sample.
+    """Score and probability of default of each aligned row, at the label owner: id, score, pd, sample, explanation.
 
     Args: logits: of bad, as opened for validation (to 0.01), shape (n_rows,); the rest has that shape too; samples:
-        'train', 'test' or 'out_of_time'.
+        'train', 'test' or 'out_of_time'; header, cells: of the explanation.
     """
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["id", "score", "pd", "sample"])
+    rows.writerow(["id", "score", "pd", "sample", *header])
     risks = 1.0 / (1.0 + np.exp(-logits))
-    for name, score, risk, sample in zip(ids, scores.tolist(), risks.tolist(), samples.tolist(), strict=True):
-        rows.writerow([name, score, f"{risk:.6g}", sample])
+    more = [()] * len(ids) if cells is None else cells
+    for name, score, risk, sample, rest in zip(
+        ids, scores.tolist(), risks.tolist(), samples.tolist(), more, strict=True
+    ):
+        rows.writerow([name, score, f"{risk:.6g}", sample, *rest])
     folder.write("scores.csv", text.getvalue().encode())

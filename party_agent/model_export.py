@@ -35,10 +35,13 @@ def to_json(model: OwnModel) -> str:
                 "name": feature.name,
                 "alias": feature.alias,
                 "kind": feature.binning.kind.value,
+                "dimension": dimension,
                 "coefficient": weight,
                 "bins": _bins(feature, points.points),
             }
-            for feature, weight, points in zip(model.features, model.weights, model.points.features, strict=True)
+            for feature, weight, points, dimension in zip(
+                model.features, model.weights, model.points.features, model.dimensions, strict=True
+            )
         ],
     }
     return json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False) + "\n"

@@ -100,7 +100,8 @@ class BinLine:
 class OwnFeature:
     """A feature in its owner's report; bins, `iv`, `coefficient`, `psi` only if kept.
 
-    kind: 'numeric' or 'categorical'; psi: stability index of its bins, from the training rows to each other sample.
+    kind: 'numeric' or 'categorical'; dimension: the group it is in; psi: stability index of its bins, from the training
+    rows to each other sample.
     """
 
     name: str
@@ -113,10 +114,16 @@ class OwnFeature:
     edges: Sequence[float] = ()
     bins: Sequence[BinLine] = field(default=())
     psi: Mapping[str, float] = field(default_factory=dict)
+    dimension: str = ""
 
     @classmethod
     def of(
-        cls, feature: BinnedFeature, coefficient: float, points: IntArray, psi: Mapping[str, float] | None = None
+        cls,
+        feature: BinnedFeature,
+        coefficient: float,
+        points: IntArray,
+        psi: Mapping[str, float] | None = None,
+        dimension: str = "",
     ) -> OwnFeature:
         """A feature of the model, from the artefacts of binning, training and points."""
         return cls(
@@ -134,6 +141,7 @@ class OwnFeature:
                 )
             ),
             psi=dict(psi or {}),
+            dimension=dimension,
         )
 
 
@@ -329,6 +337,7 @@ def _own_feature(feature: OwnFeature) -> dict[str, Any]:
         "name": feature.name,
         "alias": feature.alias,
         "kind": feature.kind,
+        "dimension": feature.dimension,
         "kept": feature.kept,
         "reason": feature.reason,
         "iv": feature.iv,

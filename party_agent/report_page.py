@@ -135,6 +135,14 @@ _IN_WORDS = {  # the ledger's terms in plain words, in the order to read them
         _Kind.REPORT,
         "Cut-offs, WOE and points of the other's bins (opened by the contract)",
     ),
+    "opened dimensions: names and reference points of the provider's dimensions": (
+        _Kind.REPORT,
+        "What the other's groups of features are called, and their usual points (opened by the contract)",
+    ),
+    "opened dimensions: points of the provider by dimension, per row": (
+        _Kind.SCORES,
+        "The other's points of every borrower, by group of features (opened by the contract)",
+    ),
 }
 
 
@@ -188,6 +196,7 @@ def render_party(report: Mapping[str, Any]) -> str:
             sample_words=_SAMPLES,
             others={name: words for name, words in _OTHERS.items() if any(name in f["psi"] for f in kept)},
             kept=sorted(kept, key=lambda feature: -(feature["iv"] or 0.0)),
+            dimensions=_dimensions(kept),
             reversed_signs=sum((feature["coefficient"] or 0.0) > 0 for feature in kept),
             dropped=[
                 {**feature, "reason": _why(feature["reason"], "the label owner")}
@@ -300,6 +309,24 @@ def _figure_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for name, key, written in kinds
     ]
+
+
+def _dimensions(kept: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A party's dimensions, if it has several: their features, and the least and the most points they can give."""
+    names = list(dict.fromkeys(feature["dimension"] for feature in kept))
+    found = []
+    for name in names if len(names) > 1 else ():
+        members = [feature for feature in kept if feature["dimension"] == name]
+        points = [[item["points"] for item in feature["bins"]] for feature in members]
+        found.append(
+            {
+                "name": name,
+                "features": [feature["name"] for feature in members],
+                "low": sum(min(values) for values in points),
+                "high": sum(max(values) for values in points),
+            }
+        )
+    return found
 
 
 def _judgement(report: Mapping[str, Any]) -> dict[str, Any] | None:

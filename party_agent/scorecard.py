@@ -187,15 +187,20 @@ class PointsTable:
         Returns: shape (n_rows,); the score is the sum over all parties.
         Raises: DataError: a wrong shape, or a code that is no bin of its feature.
         """
+        total: IntArray = self.feature_points(codes).sum(axis=1) + (self.base or 0)
+        return total
+
+    def feature_points(self, codes: NDArray[Any]) -> IntArray:
+        """The points of each row and feature, without the base; arguments and errors as of `partial_points`."""
         codes = np.asarray(codes)
         if codes.ndim != 2 or codes.shape[1] != len(self.features) or not np.issubdtype(codes.dtype, np.integer):
             raise DataError("BIN_CODES_INVALID", "bin codes are not one integer per row and feature of the table")
-        total = np.full(codes.shape[0], self.base or 0, dtype=np.int64)
-        for column, feature in zip(codes.T, self.features, strict=True):
+        points = np.zeros(codes.shape, dtype=np.int64)
+        for place, (column, feature) in enumerate(zip(codes.T, self.features, strict=True)):
             if column.size and not (column.min() >= 0 and column.max() < len(feature.points)):
                 raise DataError("BIN_CODES_INVALID", "a bin code is no bin of its feature", "bin with the same table")
-            total += np.array(feature.points, dtype=np.int64)[column]
-        return total
+            points[:, place] = np.array(feature.points, dtype=np.int64)[column]
+        return points
 
     def range(self) -> tuple[int, int]:
         """The lowest and the highest addend that any row can get."""

@@ -13,10 +13,10 @@ from party_agent import model
 from party_agent.dataset import Table
 from party_agent.job import FromStored, Reader, Seat, Stages, ToStored
 from party_agent.model import OwnModel
+from party_agent.reasons import explain, opened_dimensions
 from party_agent.scorecard import GradeTable, pd_of_score
 from party_agent.store import Folder
 from protocols.errors import DataError
-from protocols.fixed_point import IntArray
 from protocols.scoring.label_owner import ScoringOwner, Totals
 from protocols.scoring.messages import SCORE_STEPS
 from protocols.scoring.provider import ScoringProvider
@@ -54,7 +54,7 @@ class ScoringJob(Stages):
         totals = self.score(aligned.table)
         statement = self.state()
         if totals is not None:
-            self.write(aligned.table, asked, totals.points)
+            self.write(aligned.table, asked, totals)
         self._seat.log.write("scored", rows=len(aligned.table.ids), lines=len(statement.lines))
 
     def once(self, stage: str, make: Callable[[], T], to: ToStored[T], back: FromStored[T]) -> T:
@@ -78,10 +78,12 @@ class ScoringJob(Stages):
 
     def score(self, table: Table) -> Totals | None:
         """The masked sum; None at a provider."""
-        points = self._own.points.partial_points(self._own.codes(table))
+        self._codes = self._own.codes(table)
+        points = self._own.points.partial_points(self._codes)
         request = self._seat.agreement.job.job
         if self.leads:
-            owner = ScoringOwner(self._parties, request=request, points=points)
+            opens = "dimensions" in self._recipe.open
+            owner = ScoringOwner(self._parties, request=request, points=points, dimensions=opens)
             return self.play("score", SCORE_STEPS, owner.play(), rows=len(table.ids))
         provider = ScoringProvider(
             self._seat.name,
@@ -90,19 +92,23 @@ class ScoringJob(Stages):
             points=points,
             entropy=self._seat.entropy,
             spent=self.spent,
+            dimensions=opened_dimensions(self._own, self._codes, self._recipe),
         )
         self.play("score", SCORE_STEPS, provider.play(), rows=len(table.ids))
         return None
 
-    def write(self, table: Table, asked: int, scores: IntArray) -> None:
-        """id, score, probability of default and grade of each scored row."""
+    def write(self, table: Table, asked: int, totals: Totals) -> None:
+        """id, score, probability of default, grade and explanation of each scored row."""
+        scores = totals.points
+        explained = explain(self._own, self._codes, totals.dimensions, self._recipe.scorecard)
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
-        rows.writerow(["id", "score", "pd", "grade"])
+        rows.writerow(["id", "score", "pd", "grade", *explained.header])
         pds = pd_of_score(scores, self._own.points.scaling)
-        for name, value, pd, grade in zip(
-            table.ids, scores.tolist(), pds.tolist(), self._grades.grade(scores), strict=True
+        grades = self._grades.grade(scores)
+        for name, value, pd, grade, cells in zip(
+            table.ids, scores.tolist(), pds.tolist(), grades, explained.cells(), strict=True
         ):
-            rows.writerow([name, value, f"{pd:.6f}", grade])
+            rows.writerow([name, value, f"{pd:.6f}", grade, *cells])
         self._seat.folder.write(SCORES_FILE, text.getvalue().encode())
         self._seat.folder.write_json("scored.json", {"asked": asked, "scored": len(scores)})

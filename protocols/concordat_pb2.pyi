@@ -350,6 +350,20 @@ class MomentShares(_message.Message):
     values: bytes
     def __init__(self, values: _Optional[bytes] = ...) -> None: ...
 
+class MomentsReady(_message.Message):
+    __slots__ = ("ready",)
+    READY_FIELD_NUMBER: _ClassVar[int]
+    ready: bool
+    def __init__(self, ready: bool = ...) -> None: ...
+
+class FeatureErrors(_message.Message):
+    __slots__ = ("errors", "inflation")
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    INFLATION_FIELD_NUMBER: _ClassVar[int]
+    errors: bytes
+    inflation: bytes
+    def __init__(self, errors: _Optional[bytes] = ..., inflation: _Optional[bytes] = ...) -> None: ...
+
 class OpenBin(_message.Message):
     __slots__ = ("label", "woe", "points")
     LABEL_FIELD_NUMBER: _ClassVar[int]
@@ -385,6 +399,18 @@ class MaskedPoints(_message.Message):
     parts: bytes
     masked: bool
     def __init__(self, request: _Optional[str] = ..., parts: _Optional[bytes] = ..., masked: bool = ...) -> None: ...
+
+class OpenDimensions(_message.Message):
+    __slots__ = ("request", "names", "points", "references")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    REFERENCES_FIELD_NUMBER: _ClassVar[int]
+    request: str
+    names: _containers.RepeatedScalarFieldContainer[str]
+    points: bytes
+    references: bytes
+    def __init__(self, request: _Optional[str] = ..., names: _Optional[_Iterable[str]] = ..., points: _Optional[bytes] = ..., references: _Optional[bytes] = ...) -> None: ...
 
 class MaskedLogitParts(_message.Message):
     __slots__ = ("request", "parts", "masked")

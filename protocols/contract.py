@@ -136,7 +136,8 @@ class Contract:
     """Who works together, to what end, within which bounds. Times are whole Unix seconds, UTC.
 
     members: the label owner, the feature providers in role order (the first is the co-holder) and the coordinator,
-    whose operator must not collude with the first two. outputs: what may be opened to all members, e.g. ('scorecard',).
+    whose operator must not collude with the first two. outputs: what may be opened, e.g. ('scorecard',)
+    to all members or ('dimensions',) to the label owner.
     algorithms: what may be run, of `ALGORITHMS`. datasets: what each member brings; none binds no member to certain
     columns. version: 1, or one more than the contract that this one amends, whose hash is `supersedes`.
     """

@@ -23,6 +23,7 @@ from protocols.toml_document import parse_toml
 
 PartyName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}\z")]
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+DimensionName = Annotated[str, StringConstraints(min_length=1, max_length=60)]
 GradeName = Annotated[str, StringConstraints(min_length=1, max_length=20)]
 Special = float | Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Quantile = Annotated[float, Field(gt=0, lt=1)]
@@ -197,6 +198,16 @@ class Scorecard(_Section):
         default=None,
         description="Least score of each grade but the last, best first, instead of quantiles.",
         examples=[[660, 640, 620, 600, 580, 560]],
+    )
+    reason_codes: int = Field(
+        default=4,
+        ge=0,
+        le=20,
+        description="How many reasons a scored row gets: features and opened dimensions that cost it most points.",
+    )
+    reason_reference: Literal["best", "mean"] = Field(
+        default="best",
+        description='What points are measured against for reasons: those of the "best" bin, or the training "mean".',
     )
 
     @model_validator(mode="before")
@@ -376,6 +387,12 @@ class PartyColumns(_Section):
         description="Columns that an expert leaves out: read and reported as such, never sent.",
         examples=[["branch_code"]],
     )
+    dimensions: dict[DimensionName, tuple[ColumnName, ...]] = Field(
+        default_factory=dict,
+        max_length=20,
+        description="Groups of columns with a sub-score each; columns in none go under the party's own name.",
+        examples=[{"repayment": ["months_since_last_overdue"]}],
+    )
     features: dict[ColumnName, FeatureRules] = Field(default_factory=dict)
     judgement: Judgement = Field(default_factory=Judgement)
 
@@ -383,6 +400,9 @@ class PartyColumns(_Section):
     def _lists_differ(self) -> Self:
         if set(self.keep) & (set(self.drop) | set(self.exclude)):
             raise ValueError("a column to keep is not one to drop or exclude")
+        grouped = [name for names in self.dimensions.values() for name in names]
+        if len(set(grouped)) != len(grouped) or not all(name.isprintable() for name in self.dimensions):
+            raise ValueError("a column is in one dimension, and the name of a dimension is printable")
         return self
 
 
@@ -395,11 +415,12 @@ class Recipe(_Section):
     2048
     """
 
-    open: tuple[Literal["scorecard"], ...] = Field(
+    open: tuple[Literal["scorecard", "dimensions"], ...] = Field(
         default=(),
-        max_length=1,
-        description='What the parties agree to show each other beyond the protocol: ["scorecard"] puts the bins, '
-        "WOE and points of all parties into the shared report, as lines of the statement.",
+        max_length=2,
+        description='What the parties agree to show each other beyond the protocol: "scorecard" puts the bins, WOE '
+        'and points of all parties into the shared report, "dimensions" tells the label owner the points of every '
+        "provider by dimension for every row; both are lines of the statement.",
     )
     sample: Sample = Field(default_factory=Sample)
     binning: Binning = Field(default_factory=Binning)

@@ -14,6 +14,7 @@ from protocols.roles import Role
 from protocols.session import Step
 
 PART_BYTES = 4
+MOST_DIMENSIONS = 24  # of one provider; a recipe may name 20
 _MOST_LEVELS = 32  # of a shared report; it has five
 
 
@@ -31,6 +32,29 @@ class MaskedPoints(Message):
     @classmethod
     def max_bytes(cls, bounds: Bounds) -> int:
         return PART_BYTES * bounds.rows + 256
+
+
+@dataclass(frozen=True)
+class OpenDimensions(Message):
+    """A provider's points a row in each of its dimensions, where the contract opens them.
+
+    points: signed, row by row; references: what a dimension's points are measured against for reasons, one each.
+    """
+
+    request: str
+    names: tuple[str, ...]
+    points: bytes
+    references: bytes
+
+    def learned(self) -> tuple[Learned, ...]:
+        return (
+            Learned("opened dimensions: names and reference points of the provider's dimensions", 2 * len(self.names)),
+            Learned("opened dimensions: points of the provider by dimension, per row", len(self.points) // PART_BYTES),
+        )
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return MOST_DIMENSIONS * (PART_BYTES * bounds.rows + 1024) + 256
 
 
 @dataclass(frozen=True)
@@ -117,12 +141,13 @@ class SharedReport(Message):
 SCORE_STEPS = (
     Step("1", Role.PROVIDER, PairSeed, to=Role.PROVIDER, optional=True),
     Step("2", Role.PROVIDER, MaskedPoints, to=Role.LABEL_OWNER),
+    Step("3", Role.PROVIDER, OpenDimensions, to=Role.LABEL_OWNER, optional=True),
 )
 VALIDATE_STEPS = (
     *SCORE_STEPS,
-    Step("3", Role.PROVIDER, MaskedLogitParts, to=Role.LABEL_OWNER),
-    Step("4", Role.PROVIDER, OpenScorecard, to=Role.LABEL_OWNER, optional=True),
-    Step("5", Role.LABEL_OWNER, SharedReport, to=Role.PROVIDER),
+    Step("4", Role.PROVIDER, MaskedLogitParts, to=Role.LABEL_OWNER),
+    Step("5", Role.PROVIDER, OpenScorecard, to=Role.LABEL_OWNER, optional=True),
+    Step("6", Role.LABEL_OWNER, SharedReport, to=Role.PROVIDER),
 )
 
 

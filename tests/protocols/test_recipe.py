@@ -216,3 +216,11 @@ def test_a_date_column_and_its_first_date_go_together() -> None:
         with pytest.raises(RecipeError) as caught:
             load_recipe(f"[parties.bank.judgement]\n{text}")
         assert caught.value.code == "RECIPE_OUT_OF_RANGE"
+
+
+def test_dimensions_name_groups_of_columns_each_column_in_one() -> None:
+    recipe = load_recipe('open = ["dimensions"]\n[parties.tax.dimensions]\n"申报" = ["vat", "late"]\nsize = ["staff"]')
+    assert recipe.columns_of("tax").dimensions == {"申报": ("vat", "late"), "size": ("staff",)}
+    assert recipe_from_canonical(recipe.canonical()) == recipe
+    for text in ('a = ["x"]\nb = ["x"]', '"a\\nb" = ["x"]'):
+        assert refusal(f"[parties.tax.dimensions]\n{text}").code == "RECIPE_OUT_OF_RANGE"

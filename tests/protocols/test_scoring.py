@@ -16,8 +16,9 @@ from protocols.errors import LocalProtocolError
 from protocols.fixed_point import IntArray
 from protocols.messages import Bounds
 from protocols.pair_masks import PairMasks, PairSeed
+from protocols.scoring.dimensions import DimensionPoints, grouped
 from protocols.scoring.label_owner import ScoringOwner, Totals
-from protocols.scoring.messages import SCORE_STEPS, VALIDATE_STEPS, MaskedLogitParts, MaskedPoints
+from protocols.scoring.messages import SCORE_STEPS, VALIDATE_STEPS, MaskedLogitParts, MaskedPoints, OpenDimensions
 from protocols.scoring.provider import ScoringProvider
 from protocols.scoring.run import run
 from protocols.session import Session
@@ -47,11 +48,13 @@ def score(
     logits: Mapping[str, IntArray] | None = None,
     change: Mapping[str, Change] | None = None,
     seed: object = 0,
+    dimensions: Mapping[str, DimensionPoints] | None = None,
 ) -> tuple[Totals, SimulatedNetwork, dict[str, Ledger]]:
     parties = parties_of(len(points) - 1)
     entropy, network = seeded(seed), SimulatedNetwork()
     own = None if logits is None else logits["bank"]
-    scripts: dict[str, Any] = {"bank": ScoringOwner(parties, request="r1", points=points["bank"], logits=own).play()}
+    owner = ScoringOwner(parties, request="r1", points=points["bank"], logits=own, dimensions=dimensions is not None)
+    scripts: dict[str, Any] = {"bank": owner.play()}
     for name in parties.providers:
         provider = ScoringProvider(
             name,
@@ -61,10 +64,11 @@ def score(
             entropy=entropy,
             spent=MemorySpentIndices(),
             logits=None if logits is None else logits[name],
+            dimensions=None if dimensions is None else dimensions[name],
         )
         scripts[name] = provider.play()
     scripts = {n: deviating(s, (change or {})[n]) if n in (change or {}) else s for n, s in scripts.items()}
-    steps = SCORE_STEPS if logits is None else (*SCORE_STEPS, VALIDATE_STEPS[2])
+    steps = SCORE_STEPS if logits is None else (*SCORE_STEPS, VALIDATE_STEPS[len(SCORE_STEPS)])
     ledgers = {name: Ledger(name) for name in parties.all}
     sessions = {name: Session(name, parties, "score", steps, BOUNDS, ledgers[name]) for name in parties.all}
     return play(scripts, sessions, network)["bank"], network, ledgers
@@ -143,6 +147,73 @@ def test_a_partial_score_too_large_for_the_sum_is_refused_before_it_is_sent() ->
     with pytest.raises(PartyFailedError) as caught:
         score(points)
     assert (caught.value.party, caught.value.code) == ("bureau", "SCORE_RANGE")
+
+
+# -- points by dimension -----------------------------------------------------------------------------------------------
+
+
+def by_dimension(points: Mapping[str, IntArray]) -> dict[str, DimensionPoints]:
+    """Each provider's points as those of two dimensions."""
+    rng = np.random.default_rng(4)
+    parts = {}
+    for name in parties_of(len(points) - 1).providers:
+        first = rng.integers(-300, 300, len(points[name]))
+        table = np.column_stack([first, points[name] - first])
+        parts[name] = DimensionPoints((name, "历史"), table, np.array([300, -7]))
+    return parts
+
+
+@pytest.mark.parametrize("providers", [1, 3])
+def test_opened_dimensions_arrive_as_they_are_and_are_in_the_ledger(providers: int) -> None:
+    points = drawn(providers, 30, 7)
+    given_parts = by_dimension(points)
+    totals, _, ledgers = score(points, points, dimensions=given_parts)
+    assert totals.points.tolist() == np.sum(list(points.values()), axis=0).tolist()
+    assert totals.logits is not None
+    for name, part in given_parts.items():
+        opened = totals.dimensions[name]
+        assert opened.names == part.names
+        assert opened.points.tolist() == part.points.tolist()
+        assert opened.references.tolist() == [300, -7]
+        lines = {line.what: (line.nature, line.numbers) for line in ledgers["bank"].lines(to="bank", source=name)}
+        assert lines["opened dimensions: points of the provider by dimension, per row"] == ("opened", 60)
+        assert lines["opened dimensions: names and reference points of the provider's dimensions"] == ("opened", 4)
+
+
+def test_nothing_is_opened_by_dimension_unless_it_is_asked_for() -> None:
+    totals, network, _ = score(drawn(2, 30, 7))
+    assert not network.sent(OpenDimensions)
+    assert totals.dimensions == {}
+
+
+BAD_DIMENSIONS: dict[str, Change] = {
+    "other points than those of the sum": changing(
+        OpenDimensions, lambda m: replace(m, points=bytes([m.points[0] ^ 1]) + m.points[1:])
+    ),
+    "another request": changing(OpenDimensions, lambda m: replace(m, request="r2")),
+    "a row less": changing(OpenDimensions, lambda m: replace(m, points=m.points[:-8])),
+    "one name twice": changing(OpenDimensions, lambda m: replace(m, names=("a", "a"))),
+    "no name": changing(OpenDimensions, lambda m: replace(m, names=("a", ""))),
+    "a line break in a name": changing(OpenDimensions, lambda m: replace(m, names=("a", "b\nc"))),
+    "a reference less": changing(OpenDimensions, lambda m: replace(m, references=m.references[:4])),
+    "too many": changing(
+        OpenDimensions, lambda m: replace(m, names=tuple(str(i) for i in range(60)), points=b"", references=bytes(240))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(BAD_DIMENSIONS))
+def test_bad_dimensions_of_a_provider_are_refused(name: str) -> None:
+    points = drawn(2, 20, 8)
+    with pytest.raises(PartyFailedError) as caught:
+        score(points, change={"tax": BAD_DIMENSIONS[name]}, dimensions=by_dimension(points))
+    assert (caught.value.party, caught.value.code) == ("bank", "CHECK_FAILED")
+
+
+def test_columns_of_one_dimension_add_up_in_the_order_of_their_first() -> None:
+    names, sums = grouped(np.arange(12).reshape(3, 4), ("b", "a", "b", "c"))
+    assert names == ("b", "a", "c")
+    assert sums.tolist() == [[2, 1, 3], [10, 5, 7], [18, 9, 11]]
 
 
 # -- pair masks --------------------------------------------------------------------------------------------------------
