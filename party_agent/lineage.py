@@ -109,10 +109,17 @@ def part_line(folder: Folder) -> PartLine:
 
     Raises: DataError: LINEAGE_MISSING; MODEL_MISSING.
     """
-    path = folder.path / LINEAGE_FILE
+    return PartLine(own_commitment(folder), *read(folder))
+
+
+def read(folder: Folder) -> tuple[str, str]:
+    """The digest of the rows that a job read, and the version of the program.
+
+    Raises: DataError: LINEAGE_MISSING.
+    """
     try:
-        kept = json.loads(path.read_bytes())
-        return PartLine(own_commitment(folder), str(kept["data"]), str(kept["code"]))
+        kept = json.loads((folder.path / LINEAGE_FILE).read_bytes())
+        return str(kept["data"]), str(kept["code"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             "LINEAGE_MISSING", f"the job's folder has no usable {LINEAGE_FILE}", "train again with this version"

@@ -14,15 +14,18 @@ from protocols.model_record import METRIC_UNIT
 def compare(first: Folder, second: Folder) -> dict[str, Any]:
     """What differs between the models in two jobs' folders, JSON-ready.
 
-    metrics: name -> [first, second, difference], those of the shared reports; features: own ones that only one has, and
-    those that both have; points: of each bin whose points differ, None where one model has no such bin; psi: of own
-    partial scores, first to second, by sample, where both folders have them.
+    same_data: whether both jobs read the same rows, None where a folder does not say; parameters: of the recipe, each
+    that differs; metrics: name -> [first, second, difference], those of the shared reports; features: own ones that
+    only one has, and those that both have; points: of each bin whose points differ, None where one model has no such
+    bin; psi: of own partial scores, first to second, by sample, where both folders have them.
     Raises: DataError: MODEL_MISSING, MODEL_UNREADABLE.
     """
     models = (model.read(first), model.read(second))
     names = [{feature.name for feature in own.points.features} for own in models]
     return {
         "jobs": [own.job for own in models],
+        "same_data": _same_data(first, second),
+        "parameters": _parameters(first, second),
         "metrics": _metrics(first, second),
         "features": {
             "only_first": sorted(names[0] - names[1]),
@@ -43,6 +46,9 @@ def text(found: dict[str, Any]) -> str:
         f"{name:24}  {_figure(a):>16}  {_figure(b):>16}  {_figure(gain)}"
         for name, (a, b, gain) in found["metrics"].items()
     ]
+    said = {True: "the same rows", False: "other rows", None: "not known"}
+    lines.append(f"own data: {said[found['same_data']]}")
+    lines += [f"{row['name']}: {row['first']} -> {row['second']}" for row in found["parameters"]]
     features = found["features"]
     lines.append(f"own features in both: {len(features['both'])}")
     lines += [f"only in {first}: {name}" for name in features["only_first"]]
@@ -52,6 +58,28 @@ def text(found: dict[str, Any]) -> str:
     lines += [f"{row['feature']}, {row['bin']}: {_points_of(row)}" for row in found["points"]]
     lines += [f"PSI of own partial scores, {sample}: {value:.4f}" for sample, value in found["psi"].items()]
     return "\n".join(lines)
+
+
+def _same_data(first: Folder, second: Folder) -> bool | None:
+    if not all((folder.path / lineage.LINEAGE_FILE).exists() for folder in (first, second)):
+        return None
+    return lineage.read(first)[0] == lineage.read(second)[0]
+
+
+def _parameters(first: Folder, second: Folder) -> list[dict[str, Any]]:
+    left, right = (_flat(folder.read_json("shared.json").get("recipe")) for folder in (first, second))
+    names = sorted(name for name in {*left, *right} if left.get(name) != right.get(name))
+    return [{"name": name, "first": left.get(name), "second": right.get(name)} for name in names]
+
+
+def _flat(recipe: Any, under: str = "") -> dict[str, Any]:
+    """Parameters by their dotted names."""
+    if not isinstance(recipe, dict):
+        return {under: recipe} if under else {}
+    found: dict[str, Any] = {}
+    for name, value in recipe.items():
+        found |= _flat(value, f"{under}.{name}" if under else str(name))
+    return found
 
 
 def _metrics(first: Folder, second: Folder) -> dict[str, list[float | None]]:

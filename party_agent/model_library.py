@@ -21,7 +21,7 @@ from party_agent.store import Folder
 from party_agent.transport import load_identity
 from protocols.audit import AuditLog, Event, Kind
 from protocols.contract import Contract, SignedJob
-from protocols.errors import ContractViolationError, DataError
+from protocols.errors import ConcordatError, ContractViolationError, DataError
 from protocols.model_record import (
     ENDED,
     Act,
@@ -76,6 +76,7 @@ class ModelLibrary:
     def fetch(self, lab: LabPort, digest: str) -> None:
         """Take over a model and the events on it, each verified here; deliver own events that the lab lacks.
 
+        An event that is refused keeps no other from being taken; the first refusal is raised at the end.
         Raises: ContractViolationError: MODEL_RECORD_DIFFERS, MODEL_RECORD_MALFORMED, MODEL_UNKNOWN, MODEL_EXISTS, and
             as `receive`.
         """
@@ -84,12 +85,17 @@ class ModelLibrary:
         if record.hash() != digest:
             raise _differs("the lab delivered another model than was asked for")
         told = [SignedModelEvent.decode(str(document).encode()) for document in answer["events"]]
-        last = sorted(told, key=lambda item: item.event.act is Act.GO_LIVE)  # it counts after every approval
-        for signed in last:
-            self.receive(record, signed)
+        refusals = []
+        for signed in sorted(told, key=_turn):
+            try:
+                self.receive(record, signed)
+            except ConcordatError as error:
+                refusals.append(error)
         for own in self.store.events(digest):
             if own.event.party == self._me and own not in told:
                 lab.add_model_event(digest, own.encode().decode())
+        if refusals:
+            raise refusals[0]
 
     def receive(self, record: ModelRecord, signed: SignedModelEvent) -> None:
         """Keep an event, and the record with the one that submits it; an event that is here already changes nothing.
@@ -260,6 +266,11 @@ class ModelLibrary:
 
 
 _OTHER = "score with another model (`concordat-party model list`), or ask the party that ended it"
+
+
+def _turn(signed: SignedModelEvent) -> int:
+    """A submission is taken first, going live last: it counts after every approval."""
+    return {Act.SUBMIT: 0, Act.GO_LIVE: 2}.get(signed.event.act, 1)
 
 
 def _differs(sentence: str) -> ContractViolationError:

@@ -171,11 +171,14 @@ def test_two_models_are_compared_from_the_own_folder(lab: RunningLab, tmp_path: 
     second["name"] = "another_column"
     folder.write_json("model.json", changed)
     shared = made_up_report()
+    shared["recipe"]["logistic"]["l2"] = 2.0
     shared["metrics"]["test"]["auc"] = round(shared["metrics"]["test"]["auc"] + 0.01, 4)
     folder.write_json("shared.json", shared)
     run(lab, "bank", "submit", "train-g", "--name", "pair")
     found = run(lab, "bureau", "compare", "train-g", "train-h")[1]
     before = TABLES["bureau"].features
+    assert found["parameters"] == [{"name": "logistic.l2", "first": 1.0, "second": 2.0}]
+    assert found["same_data"] is True
     assert found["metrics"]["test_auc"][2] == pytest.approx(0.01)
     assert found["features"]["only_first"] == [before[1].name]
     assert found["features"]["only_second"] == ["another_column"]

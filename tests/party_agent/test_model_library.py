@@ -220,6 +220,14 @@ def test_an_approval_of_another_model_cannot_be_used_again(library: Library) -> 
     assert library.last() == ("administration", "EVENT_OTHER_MODEL")
 
 
+def test_an_event_that_is_refused_keeps_no_retirement_out(library: Library) -> None:
+    events = library.approved()
+    conflicting, retired = library.event("bank", Act.REJECT, 2), library.event("tax", Act.RETIRE, 2)
+    library.deliver(conflicting, retired, *reversed(events))
+    assert library.last() == ("administration", "EVENT_CONFLICT")
+    assert library.state is ModelState.RETIRED
+
+
 @pytest.mark.parametrize(("act", "code"), [(Act.RETIRE, "MODEL_RETIRED"), (Act.REJECT, "MODEL_REJECTED")])
 def test_nothing_is_scored_with_a_model_that_a_party_ended(library: Library, act: Act, code: str) -> None:
     events = library.approved()
