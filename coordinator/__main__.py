@@ -14,7 +14,7 @@ import typer
 
 from coordinator import simulate as simulation
 from coordinator.demo import write_demo
-from coordinator.progress import SCORE_STAGES, Display
+from coordinator.progress import SCORE_STAGES, Display, stages_of
 from coordinator.simulate import Outcome, PartyInput, Simulation
 from coordinator.summary import print_summary
 from protocols.errors import ConcordatError, DataError
@@ -62,7 +62,7 @@ def simulate(
         rules = Recipe() if recipe is None else _load(recipe)
         rules.check_parties(names)
         consortium = Simulation.create(out, inputs, rules)
-        with Display(consortium.parties.all, quiet=as_json) as display:
+        with Display(consortium.parties.all, quiet=as_json, stages=stages_of(rules)) as display:
             outcome = simulation.train(
                 consortium, rules.sample.seed, display.on_event, connect_timeout_s=connect_timeout_s
             )

@@ -12,10 +12,20 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from protocols.recipe import Recipe
+
 STAGES = ("connect", "read", "resume", "align", "encrypt", "bin", "train", "validate", "statement")  # of a training job
+INFERENCE_STAGE = "inference"  # before validation, where the recipe asks for standard errors
 SCORE_STAGES = ("connect", "read", "resume", "align", "score", "statement")
 _LINE_EVERY_S = 10.0
 _BOUNDED = frozenset({"gradients"})  # counted against a budget, which is no forecast
+
+
+def stages_of(recipe: Recipe) -> tuple[str, ...]:
+    """The stages of a training job by this recipe."""
+    place = STAGES.index("validate")
+    asked = [INFERENCE_STAGE] if recipe.inference.standard_errors else []
+    return (*STAGES[:place], *asked, *STAGES[place:])
 
 
 class Display:

@@ -27,7 +27,17 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from coordinator.certificates import Authority, CertificateFiles, create_identity, write_private
 from coordinator.dealing import start_dealer
 from coordinator.relay import Relay
-from protocols.contract import Caps, Contract, JobDocument, JobKind, Member, SignedContract, SignedJob
+from protocols.contract import (
+    MOMENTS,
+    USUAL_ALGORITHMS,
+    Caps,
+    Contract,
+    JobDocument,
+    JobKind,
+    Member,
+    SignedContract,
+    SignedJob,
+)
 from protocols.errors import ConcordatError, DataError, TransportError
 from protocols.recipe import Recipe, recipe_from_canonical
 from protocols.roles import COORDINATOR, Parties, Role
@@ -196,6 +206,7 @@ class Simulation:
             outputs=tuple(sorted(set(recipe.open))),
             valid_from=now - 60,
             valid_until=now + 3650 * 86_400,
+            algorithms=tuple(sorted({*USUAL_ALGORITHMS, *([MOMENTS] if recipe.opens_moments else [])})),
         )
         signed = SignedContract(contract, ())
         for name in self._everyone:

@@ -18,8 +18,8 @@ from protocols.errors import ConcordatError, DataError, LocalProtocolError, Peer
 from protocols.session import Progress
 
 if TYPE_CHECKING:
-    from party_agent.job import Reader, Seat
     from party_agent.model import OwnModel
+    from party_agent.stages import Reader, Seat
     from party_agent.store import Folder
     from party_agent.transport import RelayChannel
     from protocols.binning.prebins import FeatureKind
@@ -184,9 +184,9 @@ def _take_part(
     silence_timeout_s: float,
 ) -> None:
     """Accept the job, connect, run, and end with the one code that the job has for everybody."""
-    from party_agent.job import Seat
     from party_agent.policy import accept
     from party_agent.row_choice import seeded_rows
+    from party_agent.stages import Seat
     from party_agent.store import FileNonces, Folder, Log
     from party_agent.transport import RelayChannel, TlsFiles, load_identity
 

@@ -78,6 +78,14 @@ def _training(recipe: Recipe, parties: Parties) -> tuple[str, ...]:
         if "scorecard" in recipe.open
         else "Nothing is opened to all parties beyond the shared report."
     )
+    errors = (
+        (
+            "Standard errors: exact sums over the training rows, weighted by the fit, of products of the model's "
+            "features open to the label owner, once for each feature under the contract; it tells each party its own.",
+        )
+        if recipe.inference.standard_errors
+        else ()
+    )
     most = "what the contract allows" if model.max_iterations is None else str(model.max_iterations)
     return (
         f"Keys of {recipe.keys.bits} bits; at least {recipe.contract.minimum_intersection:,} ids in common.",
@@ -87,6 +95,7 @@ def _training(recipe: Recipe, parties: Parties) -> tuple[str, ...]:
         f"Exact label counts use at most {recipe.selection.label_budget_share:.4g} of what the labels hold (n h(p)).",
         f"Features of an information value below {recipe.selection.minimum_iv:g} are dropped.",
         f"A logistic regression with L2 penalty {model.l2:g}; gradients: at most {most}.",
+        *errors,
         f"Points: {card.base_score:g} at odds of {card.base_odds:g} to 1, {card.pdo:g} more double them; grades "
         f"{', '.join(card.grades)}.",
         opened,
@@ -134,7 +143,7 @@ def _as_owner(contract: Contract, parties: Parties) -> tuple[list[str], list[str
     if MOMENTS in contract.algorithms:
         received.append(
             "Once for each model feature, under aliases: exact sums over the training rows of its products with every "
-            "model feature, whoever's it is: correlations and standard errors."
+            "model feature, whoever's it is: correlations, standard errors, and so the coefficients of all parties."
         )
     if SCORE in contract.algorithms:
         one = len(parties.providers) == 1

@@ -8,28 +8,20 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from numpy.typing import NDArray
 
-from party_agent import artefacts, baseline, job_report, lineage, model, report, report_page
-from party_agent.checkpoint import Blobs, Checkpoints
+from party_agent import artefacts, baseline, inference, job_report, lineage, model, report, report_page
 from party_agent.dataset import Finding, Table
 from party_agent.judgement import Judged, judge, scores_without
 from party_agent.model import OwnModel
-from party_agent.policy import Agreement
+from party_agent.opened_moments import OPENED_MOMENTS, FileOpenedMoments
 from party_agent.reasons import dimension_points, dimensions_of, explain, opened_dimensions
 from party_agent.row_account import FileRowAccount, Purse
 from party_agent.scorecard import GradeTable, PointsTable, Scaling
 from party_agent.screening import PreBinned, findings_of_gate, left_out_features, screen, screening_of
-from party_agent.store import FileSpentIndices, Folder, LedgerJournal, Log, journal_path
+from party_agent.stages import AlignedTable, Reader, Seat, Stages
 from party_agent.validation import Validation, check_classes, feature_stability, validate
 from protocols.binning.label_owner import INFEASIBLE
 from protocols.binning.label_owner import LabelOwner as Gate
@@ -37,219 +29,23 @@ from protocols.binning.messages import STEPS as BIN_STEPS
 from protocols.binning.provider import FeatureProvider
 from protocols.binning.rules import Method
 from protocols.binning.table import BinningTable
-from protocols.disclosure import Ledger
 from protocols.errors import LocalProtocolError
 from protocols.fixed_point import FloatArray, IntArray
 from protocols.logistic.messages import STEPS as TRAIN_STEPS
 from protocols.logistic.party import Coefficients, FitRules, Spent, TrainingParty
-from protocols.messages import Bounds
-from protocols.psi.alignment import Alignment
-from protocols.psi.blinding import Context
-from protocols.psi.label_owner import LabelOwner as AligningOwner
-from protocols.psi.messages import STEPS as ALIGN_STEPS
-from protocols.psi.provider import Provider as AligningProvider
-from protocols.recipe import Recipe
-from protocols.resumption import STAGE as RESUME_STAGE
-from protocols.resumption import STEPS as RESUME_STEPS
-from protocols.resumption import ResumePoint, agree_on_resume_point
+from protocols.moments.messages import FIT_STEPS
+from protocols.moments.of_fit import MomentsOfFit
+from protocols.moments.permission import MomentPermission
 from protocols.rows.encryption import RowEncryption, RowMasks
 from protocols.rows.messages import STEPS as ROW_STEPS
 from protocols.scoring.label_owner import ScoringOwner, Totals
-from protocols.scoring.messages import VALIDATE_STEPS, OpenScorecard, SharedReport
+from protocols.scoring.messages import LOGIT_UNITS, VALIDATE_STEPS, OpenScorecard, SharedReport
 from protocols.scoring.provider import ScoringProvider
-from protocols.session import Channel, OnProgress, Player, Progress, Script, Session, Step, receive, receive_each, send
-from protocols.sharing import Entropy
-from protocols.spent import FIRST_PASS_COLUMN, FURTHER_COLUMN, AttemptIndices
-from protocols.statement import STAGE as STATEMENT_STAGE
-from protocols.statement import STEPS as STATEMENT_STEPS
-from protocols.statement import Statement, agree_on_statement
-
-T = TypeVar("T")
-
-ToStored = Callable[[T], artefacts.Stored]
-FromStored = Callable[[dict[str, Any], Blobs], T]
+from protocols.session import Progress, Script, receive, receive_each, send
+from protocols.statement import Statement
 
 RESUMABLE = ("align", "encrypt", "bin", "train")
-MOST_FEATURES = 5_000
-LOGIT_UNITS = 100  # partial logits open rounded to 0.01
-
-OnStage = Callable[[str, Progress], None]
-
-
-Reader = Callable[[Recipe], tuple[Table, tuple[Finding, ...]]]  # own rows, by the job's recipe
-
-
-@dataclass(frozen=True)
-class Seat:
-    """What a job needs of this agent.
-
-    home: the agent's own folder; folder: the job's, which may be the same; row_choice: draws which aligned rows train,
-    at the label owner: a CSPRNG, except in a simulation.
-    """
-
-    name: str
-    agreement: Agreement
-    identity: Ed25519PrivateKey
-    channel: Channel
-    home: Folder
-    folder: Folder
-    log: Log
-    on_stage: OnStage
-    row_choice: Entropy = os.urandom
-    entropy: Entropy = os.urandom
-
-
-@dataclass(frozen=True)
-class AlignedTable:
-    """Own rows in the common order, training rows first."""
-
-    table: Table
-    alignment: Alignment
-
-    @property
-    def is_training(self) -> NDArray[np.bool_]:
-        """Which rows train."""
-        return np.arange(len(self.table.ids)) < self.alignment.training_rows
-
-    def others(self) -> dict[str, NDArray[np.bool_]]:
-        """Which rows are in each other sample, as far as this party knows: 'rest' to who has no labels."""
-        rest = ~self.is_training
-        if self.table.label is None:
-            return {"rest": rest}
-        late = self.table.late
-        return {"test": rest} if late is None else {"test": rest & ~late, "out_of_time": late}
-
-    @property
-    def training(self) -> Table:
-        """The training rows."""
-        return self.table.take(np.arange(self.alignment.training_rows))
-
-    @property
-    def test(self) -> Table:
-        """The other rows."""
-        return self.table.take(np.arange(self.alignment.training_rows, len(self.table.ids)))
-
-
-class Stages:
-    """Plays stages one after the other, on one ledger, and times them."""
-
-    def __init__(self, seat: Seat) -> None:
-        self._seat = seat
-        self._contract = seat.agreement.contract
-        self._recipe = seat.agreement.recipe
-        self._parties = self._contract.parties
-        job = seat.agreement.job
-        self._journal = LedgerJournal(journal_path(seat.folder, job.job), job.attempt)
-        self.ledger = Ledger(seat.name, most_opened=self._contract.caps.opened_numbers, journal=self._journal.write)
-        self._spent_on_disk = FileSpentIndices(seat.folder.path / f"spent-{job.job}.tsv")
-        self.spent = AttemptIndices(self._spent_on_disk, job.attempt)
-        self._checkpoints = Checkpoints(seat.home, seat.folder, job.job, seat.agreement.context)
-        self._resume_point: ResumePoint | None = None
-        self.seconds: dict[str, float] = {}
-
-    @property
-    def leads(self) -> bool:
-        """Whether this party is the label owner."""
-        return self._seat.name == self._parties.label_owner
-
-    def play(self, stage: str, steps: Sequence[Step], script: Script[T], *, rows: int = 0) -> T:
-        """Play one stage. rows: of the aligned table, which bounds the messages."""
-        bounds = Bounds(
-            rows=rows,
-            set_size=self._contract.caps.maximum_set_size,
-            features=MOST_FEATURES,
-            key_bytes=self._recipe.keys.bits // 8,
-        )
-        session = Session(self._seat.name, self._parties, stage, steps, bounds, self.ledger)
-        self._seat.log.write("stage begins", stage=stage)
-        begin = time.monotonic()
-        result = Player(script, session, self._seat.channel, self._progress(stage)).run()
-        self.seconds[stage] = time.monotonic() - begin
-        self._seat.log.write("stage ends", stage=stage, seconds=round(self.seconds[stage], 3))
-        return result
-
-    def _progress(self, stage: str) -> OnProgress:
-        self._seat.on_stage(stage, Progress("started", 0, 0))
-        return lambda progress: self._seat.on_stage(stage, progress)
-
-    def sign(self, digest: bytes) -> bytes:
-        """Sign a digest as this institution."""
-        return self._seat.identity.sign(b"concordat/statement/1\0" + digest)
-
-    def verify(self, party: str, digest: bytes, signature: bytes) -> bool:
-        """Whether `party` signed `digest`."""
-        try:
-            self._contract.member(party).key().verify(signature, b"concordat/statement/1\0" + digest)
-        except InvalidSignature:
-            return False
-        return True
-
-    def resume(self, stages: Sequence[str]) -> None:
-        """Agree with all parties how many of `stages` need not be repeated, and what is spent for good."""
-        completed = 0
-        while completed < len(stages) and self._checkpoints.has(stages[completed]):
-            completed += 1
-        columns = self._spent_on_disk.count(FIRST_PASS_COLUMN)
-        gradients = columns + self._spent_on_disk.count(f"{FURTHER_COLUMN}, attempt", prefix=True)
-        script = agree_on_resume_point(self._seat.name, self._parties, completed, columns, gradients)
-        point = self.play(RESUME_STAGE, RESUME_STEPS, script)
-        self._resume_point = point
-        kept = {stage: int(self._checkpoints.load(stage)[0]["attempt"]) for stage in stages[: point.completed]}
-        for line in self._journal.earlier(kept):
-            self.ledger.restore(line)
-        for stage in stages[point.completed :]:
-            self._checkpoints.drop(stage)
-        if point.completed:
-            self._seat.log.write("job goes on", stages=point.completed, attempt=self._seat.agreement.job.attempt)
-
-    def once(self, stage: str, make: Callable[[], T], to: ToStored[T], back: FromStored[T]) -> T:
-        """The artefact of a stage: from its checkpoint, or made now and checkpointed before the next stage begins."""
-        if self._checkpoints.has(stage):
-            header, blobs = self._checkpoints.load(stage)
-            self.seconds[stage] = header["seconds"]
-            return back(header["artefact"], blobs)
-        artefact = make()
-        header, blobs = to(artefact)
-        attempt = self._seat.agreement.job.attempt
-        outer = {"artefact": header, "seconds": self.seconds[stage], "attempt": attempt}
-        self._checkpoints.save(stage, outer, blobs)
-        return artefact
-
-    def align(self, table: Table, *, training_share: float, minimum: int) -> AlignedTable:
-        """Private set intersection; own rows in the common order."""
-        context = Context(self._contract.hash(), self._seat.agreement.job.job)
-        largest = self._contract.caps.maximum_set_size
-        self._contract.check_set_size(len(table.ids))
-        if self.leads:
-            script = AligningOwner(
-                table.ids,
-                self._parties,
-                context,
-                self._seat.entropy,
-                self._seat.row_choice,
-                training_share,
-                minimum,
-                largest,
-                None if table.late is None else ~table.late,
-            ).play()
-        else:
-            script = AligningProvider(
-                self._seat.name, table.ids, self._parties, context, self._seat.entropy, minimum, largest
-            ).play()
-        alignment = self.once(
-            "align",
-            lambda: self.play("align", ALIGN_STEPS, script),
-            artefacts.alignment_to,
-            artefacts.alignment_from,
-        )
-        return AlignedTable(table.take(alignment.rows), alignment)
-
-    def state(self) -> Statement:
-        """The statement of what each party learned, agreed and signed."""
-        script = agree_on_statement(self._seat.name, self._parties, self.ledger, self.sign, self.verify)
-        statement = self.play(STATEMENT_STAGE, STATEMENT_STEPS, script)
-        model.write_statement(self._seat.folder, statement)
-        return statement
+INFERENCE = "inference"
 
 
 class TrainingJob(Stages):
@@ -260,6 +56,7 @@ class TrainingJob(Stages):
         self._reader = reader
         self._findings: tuple[Finding, ...] = ()
         self._judgement: dict[str, Any] | None = None
+        self._inference: dict[str, Any] | None = None
         self._scaling = Scaling(
             self._recipe.scorecard.pdo, self._recipe.scorecard.base_score, self._recipe.scorecard.base_odds
         )
@@ -267,7 +64,7 @@ class TrainingJob(Stages):
     def run(self) -> None:
         """The job, one line a stage."""
         table = self.read()
-        self.resume(RESUMABLE)
+        self.resume(self.resumable)
         aligned = self.align(
             table,
             training_share=self._recipe.sample.training_share,
@@ -280,10 +77,17 @@ class TrainingJob(Stages):
         bins = self.bin(aligned, prebinned, rows)
         coefficients = self.train(aligned, bins, rows)
         own = self.scorecard(bins, coefficients)
+        if self._recipe.inference.standard_errors:
+            self.infer(aligned, bins, rows, own)
         document = self.validate(aligned, bins, coefficients, own)
         statement = self.state()
         self.report(aligned, prebinned, bins, own, document, statement)
         self._checkpoints.clear()
+
+    @property
+    def resumable(self) -> tuple[str, ...]:
+        """Stages of this recipe that are not repeated, in order."""
+        return (*RESUMABLE, *([INFERENCE] if self._recipe.inference.standard_errors else []))
 
     def read(self) -> Table:
         """Own rows."""
@@ -403,6 +207,35 @@ class TrainingJob(Stages):
         )
         model.write(self._seat.folder, own)
         return own
+
+    def infer(self, aligned: AlignedTable, bins: BinningTable, rows: RowMasks, own: OwnModel) -> None:
+        """Standard errors of own coefficients."""
+        l2 = self._recipe.model.l2
+        logits = np.rint(LOGIT_UNITS * own.logits(own.codes(aligned.training))).astype(np.int64)
+        part = self._moments_of_fit(INFERENCE, aligned, bins, rows)
+        found = self.once(
+            INFERENCE,
+            lambda: self.play(INFERENCE, FIT_STEPS, inference.own_errors(part, logits, l2, None), rows=bins.rows),
+            inference.errors_to,
+            inference.errors_from,
+        )
+        shown = bins.peers if "scorecard" in self._recipe.open else {}
+        aliases = {party: [feature.alias for feature in features] for party, features in shown.items()}
+        self._inference = inference.table_of(found, own, aliases, l2)
+
+    def _moments_of_fit(self, request: str, aligned: AlignedTable, bins: BinningTable, rows: RowMasks) -> MomentsOfFit:
+        return MomentsOfFit(
+            self._seat.name,
+            self._parties,
+            request,
+            bins,
+            rows,
+            MomentPermission(self._contract, FileOpenedMoments(self._seat.home.path / OPENED_MOMENTS)),
+            self._seat.agreement.context,
+            self._seat.entropy,
+            self.spent,
+            aligned.training.label,
+        )
 
     def validate(
         self, aligned: AlignedTable, bins: BinningTable, coefficients: Coefficients, own: OwnModel
@@ -577,6 +410,7 @@ class TrainingJob(Stages):
             selection=job_report.selection(bins),
             screening=screening_of(prebinned.left_out, bins.dropped),
             judgement=self._judgement,
+            inference=self._inference,
         )
         folder.write_json("report.json", private)
         folder.write("report.html", report_page.render_party(private).encode())

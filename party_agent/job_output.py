@@ -17,7 +17,9 @@ from protocols.disclosure import Ledger, Line
 from protocols.errors import DataError
 
 OUTPUT_FILE = "output.jsonl"
-STAGES = ("connect", "read", "resume", "align", "encrypt", "bin", "train", "validate", "statement")  # of a training job
+STAGES = (  # of a training job; "inference" where the recipe asks for standard errors
+    *("connect", "read", "resume", "align", "encrypt", "bin", "train", "inference", "validate", "statement"),
+)
 SCORE_STAGES = ("connect", "read", "resume", "align", "score", "statement")
 _STATEMENT_FILE = "statement.json"
 _RECORDED_FILE = "recorded.json"

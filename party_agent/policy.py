@@ -65,6 +65,8 @@ def check_recipe(recipe: Recipe, contract: Contract) -> None:
     caps = contract.caps
     contract.check_key_bits(recipe.keys.bits)
     contract.check_binning(recipe.binning.method)
+    if recipe.opens_moments:
+        contract.check_moments()
     for output in recipe.open:
         contract.check_output(output)
     share = Fraction(caps.label_budget_numerator, caps.label_budget_denominator)

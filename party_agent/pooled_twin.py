@@ -66,6 +66,9 @@ def compare(out: Path, sources: Mapping[str, Any]) -> dict[str, Any]:
     weights = fit(x[training], label[training], recipe.model.l2)
     shared = json.loads((out / owner / "shared.json").read_bytes())
     parity = _differences(parts, weights, x, label, test, shared["metrics"]["test"]["auc"])
+    parity |= _on_training_rows(parts, weights, x[training], label[training])
+    if recipe.inference.standard_errors:
+        parity["max_rel_se_diff"] = _errors_differ(out, names, weights, x[training], recipe.model.l2)
     document = shared | {"parity": parity}
     folder = Folder(out)
     folder.write_json("report.json", document)
@@ -107,8 +110,7 @@ def _part(folder: Path, table: Table, label: IntArray, training: Any) -> _Part:
 def _differences(
     parts: Sequence[_Part], weights: FloatArray, x: FloatArray, label: IntArray, test: BoolArray, auc: float
 ) -> dict[str, Any]:
-    intercept = parts[0].own.intercept
-    ours = np.concatenate([[0.0 if intercept is None else intercept], *(np.array(p.own.weights) for p in parts)])
+    ours = _ours(parts)
     rates_ours, rates_twin = (1 / (1 + np.exp(-(x @ w))) for w in (ours, weights))
     twin_auc, _ = ranking_figures(label[test], x[test] @ weights)
     woe = [
@@ -128,6 +130,33 @@ def _differences(
         "points_ties": ties,
         "twin": {"auc_test": twin_auc, "coefficients": len(weights)},
     }
+
+
+def _on_training_rows(parts: Sequence[_Part], weights: FloatArray, x: FloatArray, label: IntArray) -> dict[str, float]:
+    ours, twin = (float(np.logaddexp(0, x @ w).sum() - label @ (x @ w)) for w in (_ours(parts), weights))
+    return {"rel_loglik_diff": abs(ours - twin) / twin}
+
+
+def _errors_differ(out: Path, names: Sequence[str], weights: FloatArray, x: FloatArray, l2: float) -> float | None:
+    """The largest relative difference of a standard error; None where moments were not opened."""
+    tables = [json.loads((out / name / "report.json").read_bytes())["inference"] for name in names]
+    if not all(table["opened"] for table in tables):
+        return None
+    # The label owner's table goes on with the providers' rows where the recipe opens the scorecard.
+    owns = [1 + len(json.loads((out / names[0] / "model.json").read_bytes())["features"])]
+    owns += [len(table["rows"]) for table in tables[1:]]
+    ours = [row["standard_error"] for table, own in zip(tables, owns, strict=True) for row in table["rows"][:own]]
+    p = 1 / (1 + np.exp(-(x @ weights)))
+    penalty = np.full(x.shape[1], l2)
+    penalty[0] = 0.0
+    twin = np.sqrt(np.diag(np.linalg.inv((x.T * (p * (1 - p))) @ x + np.diag(penalty))))
+    return float(np.abs(np.array(ours) / twin - 1).max())
+
+
+def _ours(parts: Sequence[_Part]) -> FloatArray:
+    """The coefficients of the run, intercept first."""
+    intercept = parts[0].own.intercept
+    return np.concatenate([[0.0 if intercept is None else intercept], *(np.array(p.own.weights) for p in parts)])
 
 
 def _points(parts: Sequence[_Part], weights: FloatArray) -> tuple[bool, int]:

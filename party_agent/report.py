@@ -292,11 +292,13 @@ def party_report(
     selection: Sequence[SelectionLine] = (),
     screening: Mapping[str, Any] | None = None,
     judgement: Mapping[str, Any] | None = None,
+    inference: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A party's own report, JSON-ready; it stays in that party's folder.
 
     Args: statement: this party's ledger, of which what it learned and what it gave others to learn are kept;
-        base_points, intercept, selection, judgement: at the label owner only; screening: of `screening_of`.
+        base_points, intercept, selection, judgement: at the label owner only; screening: of `screening_of`;
+        inference: of `inference.table_of`, where the recipe asks for standard errors.
     """
     lines = tuple(statement)
     return {
@@ -322,6 +324,7 @@ def party_report(
             for line in selection
         ],
         "judgement": None if judgement is None else dict(judgement),
+        "inference": None if inference is None else dict(inference),
         "findings": [{"code": item.code, "count": item.count, "sentence": item.sentence} for item in findings],
         "learned": statement_of((x for x in lines if x.to == party), parties)[party],
         "gave": {

@@ -27,18 +27,23 @@ PARITY_LIMITS = {
     "max_abs_pd_diff": 1e-4,
     "max_abs_woe_diff": 0.0,
     "abs_auc_diff": 1e-3,
+    "rel_loglik_diff": 1e-6,
+    "max_rel_se_diff": 1e-3,
 }
 _PARITY_WORDS = {
     "max_abs_coef_diff": "Largest difference of a coefficient",
     "max_abs_pd_diff": "Largest difference of a predicted default rate",
     "max_abs_woe_diff": "Largest difference of a WOE",
     "abs_auc_diff": "Difference of the AUC",
+    "rel_loglik_diff": "Relative difference of the log-likelihood, training sample",
+    "max_rel_se_diff": "Largest relative difference of a standard error",
 }
 _STAGES = {  # in the order of the job
     "align": "find the borrowers in common",
     "encrypt": "encrypt the rows",
     "bin": "count goods and bads in bins, choose features",
     "train": "fit the coefficients",
+    "inference": "find the errors of the coefficients",
     "validate": "judge the scorecard",
     "score": "score borrowers",
     "statement": "agree on this statement",
@@ -113,6 +118,31 @@ _IN_WORDS = {  # the ledger's terms in plain words, in the order to read them
         _Kind.FIT,
         "Whether logits are large, and when the fit ends",
     ),
+    "exact second moments of own columns and a peer's model features": (
+        _Kind.FIT,
+        "Sums over borrowers of products of its own and the other's columns",
+    ),
+    "exact second moments among a peer's model features": (_Kind.FIT, "The same among the other's columns"),
+    "exact second moments between model features of two providers": (
+        _Kind.FIT,
+        "The same between the columns of two others",
+    ),
+    "penalty, fold and start of a fit of a sequence": (_Kind.FIT, "What kind of fit comes next"),
+    "that an own feature is left out of a fit": (_Kind.FIT, "Which of its own features a fit leaves out"),
+    "which fit of a sequence is the model": (_Kind.FIT, "Which of the fits is the model"),
+    "fold of each training row, drawn at random": (_Kind.FIT, "Into which random part each borrower falls"),
+    "label sums of own features over the rows of a fold, or over all": (
+        _Kind.FIT,
+        "How its own features differ between goods and bads, in each random part",
+    ),
+    "log-likelihood of a fit over the rows of a fold, or over all": (_Kind.FIT, "How likely the labels are, one fit"),
+    "the peer's part of a log-likelihood": (_Kind.FIT, "The other's part of that"),
+    "which aliased features have, or would have, a coefficient of which sign": (
+        _Kind.FIT,
+        "Which of the other's features have a coefficient of the wrong sign",
+    ),
+    "standard errors of own coefficients": (_Kind.FIT, "How uncertain its own coefficients are"),
+    "variance inflation factors of own features": (_Kind.FIT, "How much its own features overlap with all others"),
     "score per row": (_Kind.SCORES, "The total score of every borrower in common"),
     "logit per row, rounded to 0.01": (_Kind.SCORES, "The total logit of every borrower in common"),
     "partial points of the provider's features, per row": (
@@ -237,6 +267,7 @@ def _environment() -> jinja2.Environment:
         bin_label=bin_label,
         bad_rate=_bad_rate,
         trial=trial,
+        p_value=lambda value: "<0.001" if value < 0.001 else decimals(value),
         amount=lambda value: f"{value:,.{0 if abs(value) >= 1000 else 1}f}".replace("-", MINUS),
         gap=_gap,
         edge=lambda value: f"{value:,.6g}".replace("-", MINUS),
@@ -497,6 +528,7 @@ def _parity(parity: Mapping[str, Any] | None) -> list[dict[str, str]] | None:
             "verdict": "within" if parity[key] <= limits[key] else "outside",
         }
         for key, words in _PARITY_WORDS.items()
+        if parity.get(key) is not None
     ]
     ties = parity.get("points_ties", 0)
     equal = bool(parity["points_equal"])

@@ -11,10 +11,10 @@ import numpy as np
 
 from party_agent import model
 from party_agent.dataset import Table
-from party_agent.job import FromStored, Reader, Seat, Stages, ToStored
 from party_agent.model import OwnModel
 from party_agent.reasons import explain, opened_dimensions
 from party_agent.scorecard import GradeTable, pd_of_score
+from party_agent.stages import FromStored, Reader, Seat, Stages, ToStored
 from party_agent.store import Folder
 from protocols.errors import DataError
 from protocols.scoring.label_owner import ScoringOwner, Totals

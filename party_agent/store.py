@@ -36,7 +36,7 @@ class Folder:
         try:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
-            raise _unusable() from error
+            raise folder_unusable() from error
 
     def write_json(self, name: str, document: Mapping[str, Any]) -> Path:
         """Write `document` as JSON text."""
@@ -70,7 +70,7 @@ class Folder:
                 os.fsync(file.fileno())
             yield part
         except OSError as error:
-            raise _unusable() from error
+            raise folder_unusable() from error
         finally:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
@@ -139,7 +139,7 @@ class LedgerJournal:
             if path.stat().st_size:
                 self._file.write("\n")  # a loss of power may have cut the last line off
         except OSError as error:
-            raise _unusable() from error
+            raise folder_unusable() from error
 
     def write(self, line: Line) -> None:
         """Note one addition."""
@@ -148,7 +148,7 @@ class LedgerJournal:
             self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
             self._file.flush()
         except OSError as error:
-            raise _unusable() from error
+            raise folder_unusable() from error
 
     def earlier(self, kept: Mapping[str, int]) -> list[Line]:
         """What earlier attempts noted. kept: stage -> the attempt whose artefact is used; all else was broken off."""
@@ -171,7 +171,7 @@ def read_journal(path: Path) -> list[tuple[int, Line]]:
     try:
         rows = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     except OSError as error:
-        raise _unusable() from error
+        raise folder_unusable() from error
     noted = []
     for row in rows:
         try:
@@ -196,7 +196,7 @@ class Log:
             with os.fdopen(descriptor, "a", encoding="utf-8") as file:
                 file.write(line + "\n")
         except OSError as error:
-            raise _unusable() from error
+            raise folder_unusable() from error
 
 
 class _AppendOnly:
@@ -210,7 +210,7 @@ class _AppendOnly:
             if text and not text.endswith("\n"):
                 self._append(b"\n")  # power was lost within a line: what stands there counts, the next begins anew
         except OSError as error:
-            raise _unusable() from error
+            raise folder_unusable() from error
 
     def add(self, line: str) -> bool:
         """Append `line` durably; False if it is there already."""
@@ -219,7 +219,7 @@ class _AppendOnly:
         try:
             self._append(line.encode() + b"\n")
         except OSError as error:
-            raise _unusable() from error
+            raise folder_unusable() from error
         self._seen.add(line)
         return True
 
@@ -243,5 +243,6 @@ def _runs(process: int) -> bool:
     return True
 
 
-def _unusable() -> DataError:
+def folder_unusable() -> DataError:
+    """The error of an own folder that cannot be read or written."""
     return DataError("FOLDER_UNUSABLE", "the agent cannot write to its own folder", _ASK_IT)

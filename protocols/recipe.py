@@ -171,6 +171,16 @@ class Model(_Section):
     )
 
 
+class Inference(_Section):
+    """What is said of the coefficients beside their values. It needs a contract that allows "moments-exact"."""
+
+    standard_errors: bool = Field(
+        default=False,
+        description="Standard errors, Wald tests and confidence intervals: exact weighted sums of products of the "
+        "model's features open to the label owner, once for each feature under a contract.",
+    )
+
+
 class Keys(_Section):
     """The label owner's and the co-holder's Paillier keys, fresh for every job."""
 
@@ -426,10 +436,16 @@ class Recipe(_Section):
     binning: Binning = Field(default_factory=Binning)
     selection: Selection = Field(default_factory=Selection)
     model: Model = Field(default_factory=Model)
+    inference: Inference = Field(default_factory=Inference)
     keys: Keys = Field(default_factory=Keys)
     scorecard: Scorecard = Field(default_factory=Scorecard)
     contract: Contract = Field(default_factory=Contract)
     parties: dict[PartyName, PartyColumns] = Field(default_factory=dict)
+
+    @property
+    def opens_moments(self) -> bool:
+        """Whether exact second moments open to the label owner, which the contract must allow."""
+        return self.inference.standard_errors
 
     def columns_of(self, party: str) -> PartyColumns:
         """The section `[parties.<party>]`, or its defaults."""

@@ -109,7 +109,7 @@ PAGES: dict[str, tuple[Step, ...]] = {
     "rows": rows.STEPS,
     "binning": binning.STEPS,
     "logistic": logistic.STEPS,
-    "moments": moments.STEPS,
+    "moments": moments.FIT_STEPS,
     "scoring": (*scoring.VALIDATE_STEPS, *statement.STEPS),
 }
 SEATS = {

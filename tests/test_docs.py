@@ -34,7 +34,15 @@ AHEAD: set[Path] = set()  # pages whose commands are not on the command line yet
 coordinator.__main__.mount_commands()
 party_agent.__main__.mount_commands()
 APPS = {"concordat": coordinator.__main__.app, "concordat-party": party_agent.__main__.app}
-TABLES = (psi.STEPS, rows.STEPS, binning.STEPS, logistic.STEPS, moments.STEPS, scoring.VALIDATE_STEPS, statement.STEPS)
+TABLES = (
+    psi.STEPS,
+    rows.STEPS,
+    binning.STEPS,
+    logistic.STEPS,
+    moments.FIT_STEPS,
+    scoring.VALIDATE_STEPS,
+    statement.STEPS,
+)
 
 CODE = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+")
 NOT_CODES = {

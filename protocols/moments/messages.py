@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from protocols.disclosure import Learned, Nature
-from protocols.messages import Bounds, Message
+from protocols.messages import Bounds, Control, Message
 from protocols.moments.layout import most_parts
+from protocols.pair_masks import PairSeed
 from protocols.roles import Role
 from protocols.rows.messages import CHUNK_ROWS, EncryptedRows, PublicKey
+from protocols.scoring.messages import MaskedLogitParts
 from protocols.session import Step
 
 VALUE_BYTES = 16  # of a moment in the clear
+FLOAT_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,33 @@ class MomentShares(Message):
         return _block_bytes(bounds) + 128
 
 
+@dataclass(frozen=True)
+class MomentsReady(Control):
+    """Whether the sender may take part: false where moments of its features were opened before under this contract."""
+
+    ready: bool
+
+
+@dataclass(frozen=True)
+class FeatureErrors(Message):
+    """What the label owner tells a provider of its own coefficients, in model order: standard errors and, where plain
+    moments were opened, variance inflation factors; float64 each.
+    """
+
+    errors: bytes
+    inflation: bytes
+
+    def learned(self) -> tuple[Learned, ...]:
+        return (
+            Learned("standard errors of own coefficients", len(self.errors) // FLOAT_BYTES),
+            Learned("variance inflation factors of own features", len(self.inflation) // FLOAT_BYTES),
+        )
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return 2 * FLOAT_BYTES * bounds.features + 32
+
+
 def _block_bytes(bounds: Bounds) -> int:
     return 2 * bounds.key_bytes * bounds.features * most_parts(bounds.features + 2, bounds.rows, 8 * bounds.key_bytes)
 
@@ -105,4 +135,11 @@ STEPS = (
     Step("5", Role.PROVIDER, OwnMoments, to=Role.LABEL_OWNER),
     Step("6", Role.PROVIDER, MaskedMoments, to=Role.PROVIDER, optional=True),
     Step("7", Role.PROVIDER, MomentShares, to=Role.LABEL_OWNER, loop="pairs"),
+)
+FIT_STEPS = (
+    Step("0", Role.PARTY, MomentsReady, to=Role.PARTY),
+    Step("0", Role.PROVIDER, PairSeed, to=Role.PROVIDER, optional=True),
+    Step("0", Role.PROVIDER, MaskedLogitParts, to=Role.LABEL_OWNER, optional=True),
+    *(replace(step, optional=not step.loop) for step in STEPS),
+    Step("8", Role.LABEL_OWNER, FeatureErrors, to=Role.PROVIDER, optional=True),
 )

@@ -18,6 +18,9 @@ from protocols.moments.layout import MomentKind
 class OpenedMoments(Protocol):
     """A durable set of the features of a party whose exact moments were opened, by contract and kind."""
 
+    def spent(self, contract_hash: str, kind: str, features: Sequence[str]) -> bool:
+        """Whether one of `features` was marked before."""
+
     def spend(self, contract_hash: str, kind: str, features: Sequence[str]) -> None:
         """Mark every one of `features`, durably, before returning; all of them or none.
 
@@ -31,12 +34,15 @@ class MemoryOpenedMoments:
     def __init__(self) -> None:
         self._opened: set[tuple[str, str, str]] = set()
 
+    def spent(self, contract_hash: str, kind: str, features: Sequence[str]) -> bool:
+        """See `OpenedMoments.spent`."""
+        return any((contract_hash, kind, feature) in self._opened for feature in features)
+
     def spend(self, contract_hash: str, kind: str, features: Sequence[str]) -> None:
         """See `OpenedMoments.spend`."""
-        asked = {(contract_hash, kind, feature) for feature in features}
-        if asked & self._opened:
+        if self.spent(contract_hash, kind, features):
             raise moments_spent()
-        self._opened |= asked
+        self._opened |= {(contract_hash, kind, feature) for feature in features}
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,11 @@ class MomentPermission:
 
     contract: Contract
     opened: OpenedMoments
+
+    def left(self, kind: MomentKind, features: Sequence[str]) -> bool:
+        """Whether it is there, and not used up for one of these own features."""
+        self.contract.check_moments()
+        return not self.opened.spent(self.contract.hash().hex(), kind.value, features)
 
     def spend(self, kind: MomentKind, features: Sequence[str]) -> None:
         """Use the permission up, for these own features, before anything computed from them is sent.

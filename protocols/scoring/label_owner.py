@@ -62,11 +62,18 @@ class ScoringOwner:
             require_sums(opened, points - self._points)
         if self._logits is None:
             return Totals(points, None, opened)
-        parts = yield from receive_each(self._parties.providers, MaskedLogitParts)
-        require(all(a.request == self._request and a.masked == masked for a in parts.values()))
-        logits = _total(self._logits, [answer.parts for answer in parts.values()])
-        yield Opened((Learned("logit per row, rounded to 0.01", len(logits)),))
+        logits = yield from open_logits(self._parties, self._request, self._logits)
         return Totals(points, logits, opened)
+
+
+def open_logits(parties: Parties, request: str, own: IntArray) -> Script[IntArray]:
+    """Total logits of the rows in units of 0.01, shape (n,), from own partial ones and the providers'."""
+    masked = len(parties.providers) > 1
+    answers = yield from receive_each(parties.providers, MaskedLogitParts)
+    require(all(answer.request == request and answer.masked == masked for answer in answers.values()))
+    logits = _total(own, [answer.parts for answer in answers.values()])
+    yield Opened((Learned("logit per row, rounded to 0.01", len(logits)),))
+    return logits
 
 
 def _total(own: IntArray, parts: Sequence[bytes]) -> IntArray:

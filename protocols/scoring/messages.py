@@ -14,6 +14,7 @@ from protocols.roles import Role
 from protocols.session import Step
 
 PART_BYTES = 4
+LOGIT_UNITS = 100  # logits open rounded to 0.01
 MOST_DIMENSIONS = 24  # of one provider; a recipe may name 20
 _MOST_LEVELS = 32  # of a shared report; it has five
 

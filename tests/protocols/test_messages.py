@@ -29,7 +29,7 @@ TABLES = (
     rows.STEPS,
     binning.STEPS,
     logistic.STEPS,
-    moments.STEPS,
+    moments.FIT_STEPS,
     scoring.VALIDATE_STEPS,
     statement.STEPS,
 )

@@ -67,7 +67,7 @@ def recorded(channel: type[Any], record: Record) -> type[Any]:
 
 def main() -> None:
     """Entry point."""
-    from party_agent import job, transport
+    from party_agent import stages, transport
     from party_agent.__main__ import main as party_main
     from protocols.logistic import offline
     from protocols.rows import encryption
@@ -90,7 +90,7 @@ def main() -> None:
         (encryption, "generate_key_pair", generate_key_pair),
         (encryption, "draw_masks", draw_masks),
         (offline, "draw_masks", draw_masks),
-        (job, "Seat", functools.partial(job.Seat, entropy=record.entropy)),
+        (stages, "Seat", functools.partial(stages.Seat, entropy=record.entropy)),
         (transport, "RelayChannel", recorded(transport.RelayChannel, record)),
     ]
     for module, name, replacement in patches:

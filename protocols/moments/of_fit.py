@@ -1,0 +1,126 @@
+"""Weighted moments at the end of a fit: every party says whether it may, the logits open, then the moments.
+
+Source: PROTOCOLS.md section 4 ("once A knows the final z"), docs/protocols/moments.md. The label owner learns the logit
+of each training row, rounded to 0.01 (with one provider, its part), and the moments; a provider, whether others may.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+
+from protocols.binning.table import BinningTable
+from protocols.errors import LocalProtocolError
+from protocols.fixed_point import IntArray
+from protocols.messages import require
+from protocols.moments.label_owner import LabelOwner, Moments
+from protocols.moments.layout import MomentKind, WorkingResponse
+from protocols.moments.messages import FLOAT_BYTES, FeatureErrors, MomentsReady
+from protocols.moments.permission import MomentPermission
+from protocols.moments.provider import FeatureProvider
+from protocols.pair_masks import agree_on_masks
+from protocols.roles import Parties
+from protocols.rows.encryption import RowMasks
+from protocols.scoring.label_owner import open_logits
+from protocols.scoring.messages import LOGIT_UNITS, MaskedLogitParts
+from protocols.scoring.provider import masked_parts
+from protocols.session import Script, receive, receive_each, send
+from protocols.sharing import Entropy
+from protocols.spent import SpentIndices
+
+
+@dataclass(frozen=True)
+class MomentsOfFit:
+    """One party's part.
+
+    request: names the fit, in masks and messages; table: of the features in the fit; context: as of `LabelOwner`;
+    label: 0/1 a training row, at the label owner.
+    """
+
+    name: str
+    parties: Parties
+    request: str
+    table: BinningTable = field(repr=False)
+    rows: RowMasks = field(repr=False)
+    permission: MomentPermission = field(repr=False)
+    context: bytes
+    entropy: Entropy
+    spent: SpentIndices
+    label: IntArray | None = field(default=None, repr=False)
+    minimum_key_bits: int = 2048
+
+    def lead(self, logits: IntArray) -> Script[Moments | None]:
+        """The label owner's part; None: one of the parties may not. logits: own partial ones in units of 0.01, (n,)."""
+        if self.label is None:
+            raise LocalProtocolError("ROLE_INVALID", "the label owner brings the label")
+        if not (yield from self._all_ready()):
+            return None
+        total = yield from open_logits(self.parties, self.request, logits)
+        return (
+            yield from LabelOwner(
+                self.parties,
+                table=self.table,
+                rows=self.rows,
+                permission=self.permission,
+                context=self.context,
+                entropy=self.entropy,
+                working=WorkingResponse.of_fit(total / LOGIT_UNITS, self.label),
+                minimum_key_bits=self.minimum_key_bits,
+            ).play()
+        )
+
+    def follow(self, logits: IntArray) -> Script[bool]:
+        """A provider's part; whether moments opened."""
+        if not (yield from self._all_ready()):
+            return False
+        masks = yield from agree_on_masks(
+            self.name, self.parties.providers, self.entropy, self.spent, summed_by_members=False
+        )
+        part = masked_parts(logits, masks, f"logits of {self.request}")
+        masked = len(self.parties.providers) > 1
+        yield from send(self.parties.label_owner, MaskedLogitParts(self.request, part, masked))
+        yield from FeatureProvider(
+            self.name,
+            self.parties,
+            table=self.table,
+            rows=self.rows,
+            kind=MomentKind.WEIGHTED,
+            permission=self.permission,
+            context=self.context,
+            entropy=self.entropy,
+            minimum_key_bits=self.minimum_key_bits,
+        ).play()
+        return True
+
+    def _all_ready(self) -> Script[bool]:
+        ready = self.permission.left(MomentKind.WEIGHTED, [feature.name for feature in self.table.features])
+        others = self.parties.others(self.name)
+        yield from send(others, MomentsReady(ready))
+        answers = yield from receive_each(others, MomentsReady)
+        return ready and all(answer.ready for answer in answers.values())
+
+
+def send_errors(to: str, errors: list[float], inflation: list[float]) -> Script[None]:
+    """Tell a provider what follows for its own coefficients."""
+    yield from send(to, FeatureErrors(_packed(errors), _packed(inflation)))
+
+
+def receive_errors(sender: str, features: int) -> Script[tuple[list[float], list[float]]]:
+    """Own standard errors and variance inflation factors (none if no plain moments were opened), in model order.
+
+    Raises: RemoteProtocolError: CHECK_FAILED: not one finite positive number a feature.
+    """
+    message = yield from receive(sender, FeatureErrors)
+    errors, inflation = _unpacked(message.errors), _unpacked(message.inflation)
+    require(len(errors) == features and len(inflation) in (0, features))
+    require(all(0 < value < float("inf") for value in errors + inflation))
+    return errors, inflation
+
+
+def _packed(values: list[float]) -> bytes:
+    return struct.pack(f"<{len(values)}d", *values)
+
+
+def _unpacked(data: bytes) -> list[float]:
+    require(len(data) % FLOAT_BYTES == 0)
+    return list(struct.unpack(f"<{len(data) // FLOAT_BYTES}d", data))
