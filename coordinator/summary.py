@@ -44,7 +44,9 @@ def print_summary(report: dict[str, Any], out: Path, outcome: Outcome) -> None:
         say(f"{name:<30}{figures['auc']:>8.3f}{figures['ks']:>8.3f}{figures['gini']:>8.3f}")
     say()
     rows, n = report["alignment"]["rows"], report["training"]["n"]
-    fact("Borrowers in common", f"{rows:,}: {n:,} to train, {rows - n:,} to test")
+    after = metrics.get("out_of_time", {}).get("n", 0)
+    late = f", {after:,} out of time" if after else ""
+    fact("Borrowers in common", f"{rows:,}: {n:,} to train, {rows - n - after:,} to test{late}")
     kept = {name: sum(line["kept"] for line in lines) for name, lines in report["features"].items()}
     offered = sum(len(lines) for lines in report["features"].values())
     fact("Features in the model", f"{sum(kept.values())} of {offered}: {_each(kept)}")

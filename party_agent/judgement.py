@@ -20,7 +20,7 @@ from party_agent.validation import LEAST_COUNT, Validation, joined_groups, ranki
 from protocols.errors import DataError
 from protocols.recipe import Judgement
 from protocols.roles import Parties
-from protocols.scoring.dimensions import DimensionPoints, qualified
+from protocols.scoring.dimensions import DimensionPoints
 from protocols.scoring.label_owner import Totals
 
 CUT_SHARES = tuple(share / 100 for share in range(5, 100, 5))  # of the test sample, approved
@@ -78,7 +78,7 @@ def scores_without(
     taken[parties.label_owner] = owner
     for name, part in {**totals.dimensions, parties.label_owner: own}.items():
         if len(part.names) > 1:
-            taken |= {qualified(name, dimension): part.points[:, i] for i, dimension in enumerate(part.names)}
+            taken |= dict(zip(part.qualified(name), part.points.T, strict=True))
     return {name: totals.points - points for name, points in taken.items()}, each
 
 

@@ -20,7 +20,10 @@ def thousands(value: float | str | None) -> str:
 
 
 def decimals(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", MINUS)
+    if value is None:
+        return "–"
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", MINUS)
 
 
 def percent(value: float | None, digits: int = 1) -> str:

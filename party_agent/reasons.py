@@ -15,7 +15,7 @@ from party_agent.dataset import column_name
 from party_agent.model import OwnModel
 from party_agent.scorecard import IntArray, round_half_away
 from protocols.recipe import PartyColumns, Recipe, Scorecard
-from protocols.scoring.dimensions import DimensionPoints, grouped, qualified
+from protocols.scoring.dimensions import DimensionPoints, grouped
 
 
 def dimensions_of(columns: Sequence[str], rules: PartyColumns, party: str) -> tuple[str, ...]:
@@ -75,11 +75,11 @@ def explain(own: OwnModel, codes: IntArray, opened: Mapping[str, DimensionPoints
     """
     party = own.points.party
     parts = {party: dimension_points(own, codes, rules), **opened}
-    columns = tuple(qualified(name, dimension) for name, part in parts.items() for dimension in part.names)
+    columns = tuple(column for name, part in parts.items() for column in part.qualified(name))
     own_lost = _references(own, rules) - own.points.feature_points(codes)
     lost = np.concatenate([own_lost, *(part.references - part.points for part in opened.values())], axis=1)
     names = [feature.name for feature in own.features]
-    names += [qualified(provider, dimension) for provider, part in opened.items() for dimension in part.names]
+    names += [name for provider, part in opened.items() for name in part.qualified(provider)]
     order = np.argsort(-lost, axis=1, kind="stable")[:, : rules.reason_codes]
     costs = np.take_along_axis(lost, order, axis=1)
     return Explanation(

@@ -26,6 +26,14 @@ class DimensionPoints:
         """What a provider sends."""
         return OpenDimensions(request, self.names, _bytes(self.points), _bytes(self.references))
 
+    def qualified(self, party: str) -> tuple[str, ...]:
+        """The dimensions' names among those of all parties: `party.name`, or the party's where all is in that one.
+
+        >>> DimensionPoints(("bureau", "repayment"), np.zeros((0, 2)), np.zeros(2)).qualified("bureau")
+        ('bureau.bureau', 'bureau.repayment')
+        """
+        return (party,) if self.names == (party,) else tuple(f"{party}.{name}" for name in self.names)
+
     @classmethod
     def of(cls, message: OpenDimensions, request: str, rows: int) -> DimensionPoints:
         """What a provider sent for so many rows.
@@ -62,15 +70,6 @@ def grouped(points: IntArray, dimensions: Sequence[str]) -> tuple[tuple[str, ...
     names = tuple(dict.fromkeys(dimensions))
     member = np.array([[name == dimension for name in names] for dimension in dimensions], dtype=np.int64)
     return names, points @ member.reshape(len(dimensions), len(names))
-
-
-def qualified(party: str, dimension: str) -> str:
-    """A dimension's name among those of all parties.
-
-    >>> qualified("bureau", "repayment"), qualified("bureau", "bureau")
-    ('bureau.repayment', 'bureau')
-    """
-    return party if dimension == party else f"{party}.{dimension}"
 
 
 def _bytes(values: IntArray) -> bytes:

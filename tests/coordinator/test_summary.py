@@ -54,6 +54,12 @@ def test_a_joint_scorecard_that_is_no_better_is_said_to_be_none_before_any_figur
     assert any(line.startswith("Note: 174 bads trained 43 features") for line in lines)
 
 
+def test_rows_out_of_time_are_not_counted_as_test_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert any("6,072: 4,250 to train, 1,822 to test" in line for line in printed(REPORT, capsys))
+    late = REPORT | {"metrics": REPORT["metrics"] | {"out_of_time": {"n": 1000}}}
+    assert any("4,250 to train, 822 to test, 1,000 out of time" in line for line in printed(late, capsys))
+
+
 def test_prose_breaks_between_words_and_paths_do_not_break(capsys: pytest.CaptureFixture[str]) -> None:
     lines = printed(REPORT, capsys)
     assert all(len(line) <= 96 or "/report.html" in line for line in lines)

@@ -97,12 +97,12 @@ def test_opened_dimensions_are_columns_and_reasons_by_dimension_only() -> None:
         "points_bank.repayment",
         "points_bureau",
         "points_tax.returns",
-        "points_tax",
+        "points_tax.tax",
     ]
     assert [row["points_bank.means"] for row in rows] == [-29, 15, 6]
     assert [row["points_bank.repayment"] for row in rows] == [-40, 30, -40]
     assert [(rows[0][f"reason_{i}"], rows[0][f"lost_{i}"]) for i in (1, 2, 3)] == [
-        ("tax", 81),
+        ("tax.tax", 81),
         ("arrears", 70),
         ("income", 32),
     ]
@@ -167,6 +167,16 @@ def test_scores_are_written_with_their_explanation(tmp_path: Path) -> None:
         ("z", "-34", "arrears", "70"),
     ]
     assert all(int(row["score"]) == 500 + int(row["points_bank"]) for row in rows)
+
+
+def test_taking_a_party_away_takes_all_its_points_when_a_dimension_has_its_name() -> None:
+    parts = {"bureau": DimensionPoints(("bureau", "history"), np.array([[4, 30], [1, -8], [0, 2]]), np.array([4, 30]))}
+    own = dimension_points(own_model(), CODES, Scorecard())
+    totals = Totals(500 + own.points.sum(axis=1) + parts["bureau"].points.sum(axis=1), None, parts)
+    without, _ = scores_without(Parties("bank", ("bureau",)), totals, own, 500)
+    assert list(without) == ["bureau", "bank", "bureau.bureau", "bureau.history"]
+    assert (totals.points - without["bureau"]).tolist() == [34, -7, 2]
+    assert (totals.points - without["bureau.bureau"]).tolist() == [4, 1, 0]
 
 
 def _totals(providers: int, opened: bool) -> tuple[Totals, DimensionPoints, Parties]:
