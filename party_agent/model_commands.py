@@ -193,6 +193,24 @@ def _text(row: dict[str, Any]) -> str:
 # -- the own part
 
 
+@model_app.command("document")
+def write_document(
+    job: Annotated[str, typer.Option(help="The training job.")],
+    out: Annotated[Path, typer.Option(help="HTML file to write.")],
+    folder: Annotated[Path, typer.Option(help="This institution's folder, or that of a simulation's party.")] = Path(),
+    notes: Annotated[Path | None, typer.Option(help="What only people know, TOML; see docs/model-document.md.")] = None,
+) -> None:
+    """Write the document of a model: data, exclusions, definitions, methods, results, limits, approvals, lineage."""
+    from party_agent import model_document
+
+    with _refusing(False):
+        said = model_document.Notes() if notes is None else model_document.read_notes(notes)
+        home = model_document.job_folder(folder, job)
+        text = model_document.render(home, said, model_document.approvals_of(folder, home))
+        Folder(out.parent).write(out.name, text.encode())
+        typer.echo(f"Written: {out}")
+
+
 @model_app.command()
 def export(
     folder: Annotated[Path, typer.Option(help="The folder of the job, with model.json.")] = Path(),

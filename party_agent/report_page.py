@@ -245,6 +245,11 @@ def render_party(report: Mapping[str, Any]) -> str:
     )
 
 
+def page(template: str, **context: Any) -> str:
+    """A page of another kind, with the filters of the reports."""
+    return _environment().get_template(template).render(**context)
+
+
 @functools.lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
     import jinja2
@@ -270,6 +275,7 @@ def _environment() -> jinja2.Environment:
         p_value=lambda value: "<0.001" if value < 0.001 else decimals(value),
         amount=lambda value: f"{value:,.{0 if abs(value) >= 1000 else 1}f}".replace("-", MINUS),
         gap=_gap,
+        css_text=lambda text: re.sub(r"[^\w .:-]", "", str(text)),
         edge=lambda value: f"{value:,.6g}".replace("-", MINUS),
     )
     return environment

@@ -8,7 +8,7 @@ import html.parser
 class Page(html.parser.HTMLParser):
     """Collects elements, attributes and text, and complains about tags that do not match."""
 
-    VOID = frozenset({"meta", "br", "link", "img", "input", "hr"})
+    VOID = frozenset({"meta", "br", "link", "img", "input", "hr", "wbr"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
