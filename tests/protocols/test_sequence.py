@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ from protocols.disclosure import Nature
 from protocols.errors import LabelLeakageError, RecipeError, RemoteProtocolError, SmallIntersectionError
 from protocols.logistic.directors import CrossValidation, PenaltyPath
 from protocols.logistic.messages import (
+    CoefficientSigns,
     FoldOfRows,
     GradientShare,
     LikelihoodPart,
@@ -23,6 +25,8 @@ from protocols.logistic.messages import (
 )
 from protocols.logistic.party import FitRules, FitSequence
 from protocols.logistic.plan import Director, FitPlan, Outcome, SequenceRules, SingleFit, check_plan, fold_rows
+from protocols.roles import COORDINATOR
+from tests.protocols.test_statement import KINDS, READABLE
 from tests.reference.pooled import damped_newton
 from tests.simulator import Job, PartyFailedError, Stages, changing, consortium
 
@@ -202,6 +206,22 @@ def test_the_ledger_has_a_line_for_all_that_a_sequence_opens(played: Played) -> 
     assert opened("bank")["log-likelihood of a fit over the rows of a fold, or over all"] == 4
     assert "label sums of own features over the rows of a fold, or over all" not in opened("bank")
     assert all(f.message(LikelihoodPart).masked for f in played.stages.network.sent(LikelihoodPart))
+
+
+def test_every_message_of_a_sequence_is_on_the_ledger_as_it_can_be_read(played: Played) -> None:
+    expected: Counter[tuple[str, str, str, str]] = Counter()
+    for frame in played.stages.network.frames:
+        if frame.stage == "train" and frame.step != "StageEnd":
+            for account in READABLE[KINDS[frame.step]](frame.message(KINDS[frame.step])):
+                expected[frame.receiver, frame.sender, account.what, account.nature] += account.numbers
+    assert all(played.stages.network.sent(kind) for kind in (NextFit, LikelihoodPart, CoefficientSigns, FoldOfRows))
+    for name in (*played.stages.parties.all, COORDINATOR):
+        kept = {
+            (x.to, x.source, x.what, x.nature): x.numbers
+            for x in played.stages.ledgers[name].lines(to=name)
+            if x.stage == "train" and x.source != "all parties"
+        }
+        assert kept == {key: numbers for key, numbers in expected.items() if numbers and key[0] == name}
 
 
 def test_a_single_fit_sends_nothing_more_than_before(job: Job) -> None:

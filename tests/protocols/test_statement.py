@@ -16,16 +16,21 @@ from protocols.disclosure import REPEATED, Learned, Ledger, Line, statement_hash
 from protocols.logistic.messages import STEPS as TRAIN_STEPS
 from protocols.logistic.messages import (
     BatchRequest,
+    CoefficientSigns,
     Corrections,
     DealerSeed,
+    FoldOfRows,
     GradientShare,
     GradientsSpent,
     InnerProducts,
+    LikelihoodPart,
+    LikelihoodShare,
     LogitRange,
     MaskedBinSums,
     MaskedLogits,
     MaskedProducts,
     MaskedResidual,
+    NextFit,
     PreconditionerTrace,
     TrainingSize,
 )
@@ -74,6 +79,9 @@ def prebins(m: PreBins) -> list[Account]:
         Account("rows per pre-bin of an aliased feature", "opened", bins),
         Account("bads per pre-bin of an aliased feature", "opened", bins),
         Account("order of the pre-bins of an aliased feature", "opened", len(m.features)),
+        Account(
+            "how an aliased feature is to be merged, and whether its owner wants it kept", "opened", len(m.features)
+        ),
         Account("sums of own masks per pre-bin, masked again", "masked", bins),
         Account("check sum of masks per feature", "masked", len(m.features)),
     ]
@@ -91,6 +99,20 @@ def decision(m: GateDecision) -> list[Account]:
         Account("merge map of an own feature that was kept", "opened", len(m.kept)),
         Account("that an own feature was dropped", "opened", len(m.dropped)),
     ]
+
+
+def next_fit(m: NextFit) -> list[Account]:
+    if m.ended:
+        return [Account("which fit of a sequence is the model", "opened", 1)]
+    return [
+        Account("penalty, fold and start of a fit of a sequence", "opened", 1),
+        Account("that an own feature is left out of a fit", "opened", len(m.dropped)),
+    ]
+
+
+def signs(m: CoefficientSigns) -> list[Account]:
+    told = len(m.positive) + len(m.inward)
+    return [Account("which aliased features have, or would have, a coefficient of which sign", "opened", told)]
 
 
 # What the receiver of a message can read in it. Masked vectors count once a message: one share, one column.
@@ -122,6 +144,11 @@ READABLE: dict[type[Message], Callable[[Any], list[Account]]] = {
     InnerProducts: lambda m: masked_or_not(
         "the peer's part of the Gram matrix of the training history", len(m.parts) // 16, m.masked
     ),
+    NextFit: next_fit,
+    FoldOfRows: lambda m: [Account("fold of each training row, drawn at random", "opened", len(m.folds))],
+    LikelihoodShare: lambda m: [Account("share of a sum over rows", "masked", 1)],
+    LikelihoodPart: lambda m: masked_or_not("the peer's part of a log-likelihood", 1, m.masked),
+    CoefficientSigns: signs,
 }
 KINDS = {kind.__name__: kind for kind in READABLE}
 
