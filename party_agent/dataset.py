@@ -1,7 +1,7 @@
 """One party's own data, read into a `Table`: unique canonical ids, an optional label, numeric and categorical columns.
 
 Whatever the source, its columns first become text in DuckDB's memory (`Cells`; no extension is fetched, nothing spills
-to disk): from a CSV or Parquet file here, from a database in party_agent/sources.py. Every rule on what a cell may hold
+to disk): from a CSV or Parquet file here, from a database in databases.py. Every rule on what a cell may hold
 is applied here, once. Findings and errors name columns and count rows; they never show an id, a label or a value.
 """
 
