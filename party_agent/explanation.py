@@ -86,6 +86,17 @@ def _training(recipe: Recipe, parties: Parties) -> tuple[str, ...]:
         if recipe.inference.standard_errors
         else ()
     )
+    folds = recipe.validation.folds
+    judged = (
+        (
+            f"Cross-validation: {folds} random parts of the training rows, {max(len(recipe.validation.penalties), 1)} "
+            "penalties, so many fits of each and one more. Each provider learns label sums of its features for each "
+            "part, which count as label counts do; the co-holder also which row is in which part; the label owner the "
+            "log-likelihood of each fit.",
+        )
+        if folds
+        else ()
+    )
     most = "what the contract allows" if model.max_iterations is None else str(model.max_iterations)
     return (
         f"Keys of {recipe.keys.bits} bits; at least {recipe.contract.minimum_intersection:,} ids in common.",
@@ -95,6 +106,7 @@ def _training(recipe: Recipe, parties: Parties) -> tuple[str, ...]:
         f"Exact label counts use at most {recipe.selection.label_budget_share:.4g} of what the labels hold (n h(p)).",
         f"Features of an information value below {recipe.selection.minimum_iv:g} are dropped.",
         f"A logistic regression with L2 penalty {model.l2:g}; gradients: at most {most}.",
+        *judged,
         *errors,
         f"Points: {card.base_score:g} at odds of {card.base_odds:g} to 1, {card.pdo:g} more double them; grades "
         f"{', '.join(card.grades)}.",

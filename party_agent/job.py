@@ -14,6 +14,7 @@ import numpy as np
 
 from party_agent import artefacts, baseline, inference, job_report, lineage, model, report, report_page
 from party_agent.dataset import Finding, Table
+from party_agent.estimation import Fitted, director_of, fitted_from, fitted_of, fitted_to, sequence_rules
 from party_agent.judgement import Judged, judge, scores_without
 from party_agent.model import OwnModel
 from party_agent.opened_moments import OPENED_MOMENTS, FileOpenedMoments
@@ -33,6 +34,7 @@ from protocols.errors import LocalProtocolError
 from protocols.fixed_point import FloatArray, IntArray
 from protocols.logistic.messages import STEPS as TRAIN_STEPS
 from protocols.logistic.party import Coefficients, FitRules, Spent, TrainingParty
+from protocols.logistic.plan import SequenceRules
 from protocols.moments.messages import FIT_STEPS
 from protocols.moments.of_fit import MomentsOfFit
 from protocols.moments.permission import MomentPermission
@@ -75,13 +77,13 @@ class TrainingJob(Stages):
         prebinned = self.prebin(aligned)
         rows = self.encrypt(aligned, prebinned)
         bins = self.bin(aligned, prebinned, rows)
-        coefficients = self.train(aligned, bins, rows)
-        own = self.scorecard(bins, coefficients)
+        fitted = self.train(aligned, bins, rows)
+        own = self.scorecard(bins, fitted.coefficients)
         if self._recipe.inference.standard_errors:
-            self.infer(aligned, bins, rows, own)
-        document = self.validate(aligned, bins, coefficients, own)
+            self.infer(aligned, bins, rows, own, fitted.l2)
+        document = self.validate(aligned, bins, fitted, own)
         statement = self.state()
-        self.report(aligned, prebinned, bins, own, document, statement)
+        self.report(aligned, prebinned, bins, fitted, own, document, statement)
         self._checkpoints.clear()
 
     @property
@@ -163,28 +165,36 @@ class TrainingJob(Stages):
         job = self._seat.agreement.job
         return FileRowAccount(self._seat.home, purse, f"{job.job}-{job.attempt}", training.ids)
 
-    def train(self, aligned: AlignedTable, bins: BinningTable, rows: RowMasks) -> Coefficients:
-        """The joint fit."""
+    def train(self, aligned: AlignedTable, bins: BinningTable, rows: RowMasks) -> Fitted:
+        """The joint fit, or fits."""
+        sequence = sequence_rules(self._recipe)
+
+        def fit() -> Fitted:
+            script = self._training_party(aligned, bins, rows, sequence).play_sequence()
+            played = self.play("train", TRAIN_STEPS, script, rows=bins.rows)
+            return fitted_of(played, sequence, self._recipe)
+
+        return self.once("train", fit, fitted_to, fitted_from)
+
+    def _training_party(
+        self, aligned: AlignedTable, bins: BinningTable, rows: RowMasks, sequence: SequenceRules | None
+    ) -> TrainingParty:
         rules, point = self._recipe.model, self._resume_point
         cap = self._contract.caps.gradients
         most = cap if rules.max_iterations is None else min(rules.max_iterations, cap)
-        script = TrainingParty(
+        labels = self._account(Purse.LABELS, aligned.training)
+        return TrainingParty(
             self._seat.name,
             self._parties,
             table=bins,
             rows=rows,
-            rules=FitRules(rules.l2, rules.tolerance, most),
+            rules=FitRules(rules.l2, rules.tolerance, most, sequence),
             entropy=self._seat.entropy,
             spent=self.spent,
             label=aligned.training.label,
             before=Spent(point.columns, point.gradients) if point else None,
             account=self._account(Purse.GRADIENTS, aligned.training),
-        ).play()
-        return self.once(
-            "train",
-            lambda: self.play("train", TRAIN_STEPS, script, rows=bins.rows),
-            artefacts.coefficients_to,
-            artefacts.coefficients_from,
+            director=director_of(sequence, self._recipe, bins, self._parties, labels) if self.leads else None,
         )
 
     def scorecard(self, bins: BinningTable, coefficients: Coefficients) -> OwnModel:
@@ -208,9 +218,8 @@ class TrainingJob(Stages):
         model.write(self._seat.folder, own)
         return own
 
-    def infer(self, aligned: AlignedTable, bins: BinningTable, rows: RowMasks, own: OwnModel) -> None:
+    def infer(self, aligned: AlignedTable, bins: BinningTable, rows: RowMasks, own: OwnModel, l2: float) -> None:
         """Standard errors of own coefficients."""
-        l2 = self._recipe.model.l2
         logits = np.rint(LOGIT_UNITS * own.logits(own.codes(aligned.training))).astype(np.int64)
         part = self._moments_of_fit(INFERENCE, aligned, bins, rows)
         found = self.once(
@@ -237,16 +246,14 @@ class TrainingJob(Stages):
             aligned.training.label,
         )
 
-    def validate(
-        self, aligned: AlignedTable, bins: BinningTable, coefficients: Coefficients, own: OwnModel
-    ) -> dict[str, Any]:
+    def validate(self, aligned: AlignedTable, bins: BinningTable, fitted: Fitted, own: OwnModel) -> dict[str, Any]:
         """Scores and logits of all aligned rows at the label owner; the shared report to everyone."""
         codes = own.codes(aligned.table)
         points = own.points.partial_points(codes)
         lineage.write_partial_scores(self._seat.folder, points, aligned.is_training)
         logits = np.rint(LOGIT_UNITS * own.logits(codes)).astype(np.int64)
         script = (
-            self._lead_validation(aligned, bins, coefficients, own, points, logits)
+            self._lead_validation(aligned, bins, fitted, own, points, logits)
             if self.leads
             else self._follow_validation(own, codes, points, logits)
         )
@@ -256,7 +263,7 @@ class TrainingJob(Stages):
         self,
         aligned: AlignedTable,
         bins: BinningTable,
-        coefficients: Coefficients,
+        fitted: Fitted,
         own: OwnModel,
         points: IntArray,
         logits: IntArray,
@@ -271,7 +278,7 @@ class TrainingJob(Stages):
         opened: dict[str, OpenScorecard] = {}
         if "scorecard" in self._recipe.open:
             opened = yield from receive_each(self._parties.providers, OpenScorecard)
-        document = self._shared(aligned, bins, coefficients, own, totals, opened)
+        document = self._shared(aligned, bins, fitted, own, totals, opened)
         yield from send(self._parties.providers, SharedReport(json.dumps(document, allow_nan=False).encode()))
         return document
 
@@ -297,7 +304,7 @@ class TrainingJob(Stages):
         self,
         aligned: AlignedTable,
         bins: BinningTable,
-        coefficients: Coefficients,
+        fitted: Fitted,
         own: OwnModel,
         totals: Totals,
         opened: dict[str, OpenScorecard],
@@ -336,8 +343,8 @@ class TrainingJob(Stages):
                 n=bins.rows,
                 iterations=own.gradients,
                 seconds=joint,
-                passes=coefficients.passes,
-                gradient_budget=coefficients.budget,
+                passes=fitted.coefficients.passes,
+                gradient_budget=fitted.coefficients.budget,
                 label_budget=int(bins.label_budget),
                 label_budget_spent=bins.label_cost,
             ),
@@ -350,7 +357,7 @@ class TrainingJob(Stages):
             recipe=json.loads(self._seat.agreement.job.recipe),
             versions=report.versions(),
             findings={self._seat.name: self._findings},
-            baseline=baseline.own_columns(bins, aligned.table, training, others["test"], self._recipe.model.l2),
+            baseline=baseline.own_columns(bins, aligned.table, training, others["test"], fitted.l2),
             scorecard=job_report.joint_scorecard(self._seat.name, own, opened) if opened else None,
         )
         return document
@@ -385,6 +392,7 @@ class TrainingJob(Stages):
         aligned: AlignedTable,
         prebinned: PreBinned,
         bins: BinningTable,
+        fitted: Fitted,
         own: OwnModel,
         document: dict[str, Any],
         statement: Statement,
@@ -410,6 +418,7 @@ class TrainingJob(Stages):
             selection=job_report.selection(bins),
             screening=screening_of(prebinned.left_out, bins.dropped),
             judgement=self._judgement,
+            estimation=fitted.record,
             inference=self._inference,
         )
         folder.write_json("report.json", private)

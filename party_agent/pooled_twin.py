@@ -63,12 +63,14 @@ def compare(out: Path, sources: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("the label owner comes first")
     parts = [_part(out / party, tables[party], label, training) for party in names]
     x = np.column_stack([np.ones(len(ids)), *(part.design for part in parts)])
-    weights = fit(x[training], label[training], recipe.model.l2)
+    record = json.loads((out / owner / "report.json").read_bytes())["estimation"]
+    l2 = recipe.model.l2 if record is None else float(record["l2"])
+    weights = fit(x[training], label[training], l2)
     shared = json.loads((out / owner / "shared.json").read_bytes())
     parity = _differences(parts, weights, x, label, test, shared["metrics"]["test"]["auc"])
     parity |= _on_training_rows(parts, weights, x[training], label[training])
     if recipe.inference.standard_errors:
-        parity["max_rel_se_diff"] = _errors_differ(out, names, weights, x[training], recipe.model.l2)
+        parity["max_rel_se_diff"] = _errors_differ(out, names, weights, x[training], l2)
     document = shared | {"parity": parity}
     folder = Folder(out)
     folder.write_json("report.json", document)

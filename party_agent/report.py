@@ -292,13 +292,14 @@ def party_report(
     selection: Sequence[SelectionLine] = (),
     screening: Mapping[str, Any] | None = None,
     judgement: Mapping[str, Any] | None = None,
+    estimation: Mapping[str, Any] | None = None,
     inference: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A party's own report, JSON-ready; it stays in that party's folder.
 
     Args: statement: this party's ledger, of which what it learned and what it gave others to learn are kept;
         base_points, intercept, selection, judgement: at the label owner only; screening: of `screening_of`;
-        inference: of `inference.table_of`, where the recipe asks for standard errors.
+        estimation: of `estimation.fitted_of`; inference: of `inference.table_of`, where the recipe asks for them.
     """
     lines = tuple(statement)
     return {
@@ -324,6 +325,7 @@ def party_report(
             for line in selection
         ],
         "judgement": None if judgement is None else dict(judgement),
+        "estimation": None if estimation is None else dict(estimation),
         "inference": None if inference is None else dict(inference),
         "findings": [{"code": item.code, "count": item.count, "sentence": item.sentence} for item in findings],
         "learned": statement_of((x for x in lines if x.to == party), parties)[party],

@@ -171,6 +171,33 @@ class Model(_Section):
     )
 
 
+class Validation(_Section):
+    """Cross-validation on the training rows: which penalty predicts best the rows that a fit has not seen."""
+
+    folds: int = Field(
+        default=0,
+        ge=0,
+        le=10,
+        description="Into how many random parts the training rows are cut, each left out once: 0, or 2 to 10.",
+    )
+    penalties: tuple[Annotated[float, Field(ge=0, le=1e9)], ...] = Field(
+        default=(),
+        max_length=10,
+        description="L2 penalties to choose from, by the log-likelihood of the rows left out, from large to small; by "
+        "default model.l2 alone is judged. It takes one fit a fold and penalty, within the gradient budget.",
+    )
+
+    @model_validator(mode="after")
+    def _folds_judge_penalties(self) -> Self:
+        if self.folds == 1:
+            raise ValueError("there are 2 folds at least, or none")
+        if self.penalties and not self.folds:
+            raise ValueError("penalties are chosen by cross-validation: name folds")
+        if any(left <= right for left, right in itertools.pairwise(self.penalties)):
+            raise ValueError("penalties must descend")
+        return self
+
+
 class Inference(_Section):
     """What is said of the coefficients beside their values. It needs a contract that allows "moments-exact"."""
 
@@ -436,6 +463,7 @@ class Recipe(_Section):
     binning: Binning = Field(default_factory=Binning)
     selection: Selection = Field(default_factory=Selection)
     model: Model = Field(default_factory=Model)
+    validation: Validation = Field(default_factory=Validation)
     inference: Inference = Field(default_factory=Inference)
     keys: Keys = Field(default_factory=Keys)
     scorecard: Scorecard = Field(default_factory=Scorecard)

@@ -49,12 +49,12 @@ class Ended:
 class SmallConsortium:
     """The files of a bank and `providers` providers in `folder`, the same for the same seed; edit them before a run."""
 
-    def __init__(self, folder: Path, providers: int = 1, seed: int = 1) -> None:
+    def __init__(self, folder: Path, providers: int = 1, seed: int = 1, customers: int = CUSTOMERS) -> None:
         self.folder = folder
         self.names = ("bank", *PROVIDERS[:providers])
         self.recipe = RECIPE
         folder.mkdir(parents=True, exist_ok=True)
-        for name, rows in _rows(self.names, seed).items():
+        for name, rows in _rows(self.names, seed, customers).items():
             self.write(name, rows)
 
     def file(self, name: str) -> Path:
@@ -174,19 +174,19 @@ def tokens(*texts: str) -> set[str]:
     return set(re.findall(r"[\w.+-]+", "\n".join(texts)))
 
 
-def _rows(names: Sequence[str], seed: int) -> Mapping[str, list[Row]]:
+def _rows(names: Sequence[str], seed: int, customers: int) -> Mapping[str, list[Row]]:
     """Every party's rows: nearly all customers, in an order of its own."""
     rng = np.random.Generator(np.random.PCG64(seed))
-    risk = {name: rng.normal(size=CUSTOMERS) for name in names}
+    risk = {name: rng.normal(size=customers) for name in names}
     logit = -1.7 + sum(0.75 * part for part in risk.values())
-    bad = rng.random(CUSTOMERS) < 1 / (1 + np.exp(-logit))
+    bad = rng.random(customers) < 1 / (1 + np.exp(-logit))
     tables = {}
     for name in names:
         rows = []
-        noise = rng.normal(size=(4, CUSTOMERS))
-        missing = rng.random(CUSTOMERS) < 0.07
+        noise = rng.normal(size=(4, customers))
+        missing = rng.random(customers) < 0.07
         classes = np.digitize(risk[name] + 0.9 * noise[3], [-0.7, 0.3, 1.2])
-        for i in range(CUSTOMERS):
+        for i in range(customers):
             row = {"id": f"QX{700_000 + 37 * i:07d}"}
             if name == "bank":
                 row["y"] = str(int(bad[i]))
@@ -197,8 +197,8 @@ def _rows(names: Sequence[str], seed: int) -> Mapping[str, list[Row]]:
                 f"{name}_class": "ABCD"[classes[i]],
             }
             rows.append(row)
-        known = rng.random(CUSTOMERS) < 0.97
-        order = rng.permutation(CUSTOMERS)
+        known = rng.random(customers) < 0.97
+        order = rng.permutation(customers)
         tables[name] = [rows[i] for i in order if known[i]]
     return tables
 

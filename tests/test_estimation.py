@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
+import struct
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +19,24 @@ from party_agent.dataset import read_table
 from party_agent.store import Folder
 from protocols.fixed_point import FEATURE_BITS
 from protocols.recipe import Recipe
-from tests.small_consortium import Ended, SmallConsortium
+from tests.small_consortium import (
+    CUSTOMERS,
+    Ended,
+    SmallConsortium,
+    command,
+    concordat,
+    party_processes,
+    stage_begun,
+    wait_until,
+)
+from tests.test_faults import signal_to
 
 pytestmark = pytest.mark.process
 ERRORS = "\n[inference]\nstandard_errors = true\n"
 
 
-def run(folder: Path, recipe: str, providers: int = 1) -> Ended:
-    consortium = SmallConsortium(folder, providers=providers)
+def run(folder: Path, recipe: str, providers: int = 1, customers: int = CUSTOMERS) -> Ended:
+    consortium = SmallConsortium(folder, providers=providers, customers=customers)
     consortium.recipe += recipe
     return consortium.simulate("--check-parity")
 
@@ -99,3 +112,82 @@ def test_moments_are_spent_by_the_job(with_errors: Ended) -> None:
         own = [feature["name"] for feature in report_of(with_errors, name)["features"] if feature["kept"]]
         assert sorted(feature for _, _, feature in spent) == sorted(own)
         assert {kind for _, kind, _ in spent} == {"weighted"}
+
+
+# -- folds and penalties -----------------------------------------------------------------------------------------------
+
+FOLDS = "\n[validation]\nfolds = 3\npenalties = [50.0, 5.0, 0.5]\n"
+
+
+@pytest.fixture(scope="module")
+def with_folds(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    ended = run(tmp_path_factory.mktemp("folds"), FOLDS, customers=4_000)
+    assert ended.returncode == 0, ended.text + ended.stderr
+    return ended
+
+
+def test_the_penalty_with_the_best_log_likelihood_out_of_fold_makes_the_model(with_folds: Ended) -> None:
+    record = report_of(with_folds, "bank")["estimation"]
+    judged = {row["l2"]: row["log_likelihood"] for row in record["cross_validation"]["penalties"]}
+    assert list(judged) == [50.0, 5.0, 0.5]
+    assert record["l2"] == max(judged, key=lambda l2: judged[l2])
+    assert record["fits"] == 10
+    assert len(set(judged.values())) == 3
+    rows = report_of(with_folds)["training"]["n"]
+    for value in judged.values():
+        assert -0.6 * rows < value < report_of(with_folds)["metrics"]["train"]["log_likelihood"]
+    parity = report_of(with_folds)["parity"]
+    assert parity["max_abs_coef_diff"] <= 1e-4  # of a pooled fit with the penalty that was chosen
+    assert parity["rel_loglik_diff"] <= 1e-6
+
+
+def test_a_provider_knows_which_penalty_won_and_no_log_likelihood(with_folds: Ended) -> None:
+    record = report_of(with_folds, "bureau")["estimation"]
+    assert record["l2"] == report_of(with_folds, "bank")["estimation"]["l2"]
+    assert record["cross_validation"] is None
+
+
+def test_folds_are_on_the_ledger_and_paid_for_by_the_labels(with_folds: Ended) -> None:
+    features = len([f for f in report_of(with_folds, "bureau")["features"] if f["kept"]])
+    told = numbers_to(with_folds, "bureau", "train")
+    assert told["label sums of own features over the rows of a fold, or over all"] == 3 * features
+    assert told["fold of each training row, drawn at random"] == report_of(with_folds)["training"]["n"]
+    (account,) = (with_folds.out / "bank" / "label-account").glob("*.bin")
+    (paid,) = struct.unpack("<d", account.read_bytes()[:8])
+    assert paid == report_of(with_folds)["training"]["label_budget_spent"] + 3 * features
+
+
+def test_folds_that_the_rows_cannot_stand_are_refused_with_the_reason(tmp_path: Path) -> None:
+    ended = run(tmp_path, "\n[validation]\nfolds = 10\n")
+    assert ended.returncode == 1
+    assert ended.code == "FOLDS_TOO_SMALL"
+    assert not (ended.out / "bank" / "model.json").exists()
+
+
+def test_a_job_that_is_killed_in_the_middle_of_a_sequence_goes_on_to_the_same_model(
+    tmp_path: Path, with_folds: Ended
+) -> None:
+    consortium = SmallConsortium(tmp_path, customers=4_000)
+    consortium.recipe += FOLDS
+    out = tmp_path / "out"
+
+    def spent() -> list[str]:
+        return [line for path in (out / "bureau").glob("spent-*.tsv") for line in path.read_text().splitlines()]
+
+    with subprocess.Popen(command(consortium.arguments(out)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as job:
+        assert wait_until(lambda: stage_begun(out, "bureau", "train"), 60)
+        assert wait_until(lambda: sum("column" in line for line in spent()) >= 15, 60)
+        signal_to(party_processes(out)["bureau"], signal.SIGKILL)
+        job.communicate(timeout=60)
+    before = len(spent())
+    ended = concordat(["resume", "--out", str(out), "--seed", "7", "--json"], out)
+    assert ended.returncode == 0, ended.text + ended.stderr
+    assert len(spent()) == len(set(spent())) > before
+    for name in consortium.names:
+        ours, theirs = (
+            json.loads((folder / name / "model.json").read_bytes())["features"] for folder in (out, with_folds.out)
+        )
+        weights = {item["binning"]["feature"]: item["weight"] for item in theirs}
+        assert {item["binning"]["feature"]: item["weight"] for item in ours} == pytest.approx(weights, abs=1e-4)
+    assert len({json.loads((out / n / "statement.json").read_bytes())["digest"] for n in consortium.names}) == 1
+    assert len(list((out / "bank" / "label-account").glob("*.bin"))) == 2  # the folds of both attempts are paid for
