@@ -24,11 +24,12 @@ from party_agent.report_reading import reading_of
 from party_agent.store import Folder
 from protocols.contract import Contract, JobDocument, SignedContract, SignedJob
 from protocols.errors import ConcordatError, DataError
-from protocols.recipe import PartyColumns, recipe_from_canonical
+from protocols.recipe import PartyColumns, Recipe
 from protocols.toml_document import parse_toml
 
 _SECTION = re.compile(r'<section id="([a-z]+)">(.*?)</section>', re.DOTALL)  # escaped text holds no such tag
 _LONGEST = 4000
+_LATER = ("screening", "judgement", "inference", "estimation")  # parts that reports of earlier versions lack
 
 
 class Notes(BaseModel):
@@ -86,9 +87,9 @@ def render(folder: Folder, notes: Notes, approvals: Iterable[Approval] = ()) -> 
     import jinja2
 
     own = model.read(folder)
-    shared, private = folder.read_json("shared.json"), folder.read_json("report.json")
+    shared, private = folder.read_json("shared.json"), dict.fromkeys(_LATER) | folder.read_json("report.json")
     contract, job = _documents(folder.path)
-    recipe = recipe_from_canonical(job.recipe.encode())
+    recipe = _recipe(job)
     try:
         return report_page.page(
             "document.html",
@@ -144,6 +145,14 @@ def _documents(path: Path) -> tuple[Contract, JobDocument]:
         return contract, SignedJob.decode((path / "job.json").read_bytes()).document
     except (OSError, ConcordatError) as error:
         raise _damaged("contract.json or job.json") from error
+
+
+def _recipe(job: JobDocument) -> Recipe:
+    """The recipe of the job; what an earlier version did not know has its default."""
+    try:
+        return Recipe.model_validate_json(job.recipe)
+    except ValueError as error:
+        raise _damaged("the recipe of another version, or job.json,") from error
 
 
 def _own_columns(path: Path) -> PartyColumns:

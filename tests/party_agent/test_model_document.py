@@ -48,6 +48,7 @@ CONTRACT = Contract(
         DataSet("tax", "returns", "id", "", ("f1", "f2", "f3")),
     ),
 )
+RECIPE = load_recipe('open = ["scorecard"]').canonical().decode()
 CHAPTERS = (
     *("Summary and intended use", "Data", "Exclusions and screening", "Definitions", "Methods", "Results"),
     *("Own part of the scorecard", "Cut-offs and judgement", "Limits", "Who saw what", "Approvals"),
@@ -68,7 +69,7 @@ def folder(tmp_path: Path) -> Folder:
     return job_of(tmp_path / "job", "bank")
 
 
-def job_of(path: Path, party: str) -> Folder:
+def job_of(path: Path, party: str, recipe: str = RECIPE) -> Folder:
     """The folder of a finished job at one party."""
     path.mkdir(parents=True)
     folder = Folder(path)
@@ -79,7 +80,7 @@ def job_of(path: Path, party: str) -> Folder:
         contract_hash=CONTRACT.hash().hex(),
         job=JOB,
         kind=JobKind.TRAIN,
-        recipe=load_recipe('open = ["scorecard"]').canonical().decode(),
+        recipe=recipe,
         nonce="ab" * 16,
         issued=1_933_000_000,
         expires=1_933_086_400,
@@ -193,6 +194,18 @@ def test_the_command_writes_the_page_of_an_agents_job_and_of_a_simulations(tmp_p
         done = CliRunner().invoke(party_agent.__main__.app, arguments)
         assert done.exit_code == 0, done.output
         assert "90 days" in chapters(out.read_text(encoding="utf-8"))["Definitions"]
+
+
+def test_a_job_of_an_earlier_version_is_documented_too(tmp_path: Path) -> None:
+    recipe = json.loads(RECIPE)
+    del recipe["scorecard"]["reason_codes"]
+    folder = job_of(tmp_path / "job", "bank", json.dumps(recipe))
+    folder.write_json("report.json", {k: v for k, v in made_up_party_report("bank").items() if k != "inference"})
+    page = render(folder, NOTES)
+    assert "at most 20 fine bins" in chapters(page)["Methods"]
+    with pytest.raises(DataError) as caught:
+        render(job_of(tmp_path / "later", "bank", json.dumps(recipe | {"unheard_of": 1})), NOTES)
+    assert caught.value.code == "MODEL_UNREADABLE"
 
 
 def _drop(name: str) -> Callable[[Folder], None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from party_agent.notation import bin_label, small
+from party_agent.notation import bin_label, decimals, small
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,13 @@ def test_bin_labels_read_as_people_write_them(label: str, words: str) -> None:
 )
 def test_small_differences_are_written_with_their_power_of_ten(value: float, words: str) -> None:
     assert small(value).replace("\u00a0", " ") == words
+
+
+def test_what_rounds_to_nothing_has_no_sign() -> None:
+    assert [decimals(value) for value in (-0.0004, 0.0004, -0.0, -0.0006, None)] == [
+        "0.000",
+        "0.000",
+        "0.000",
+        "−0.001",
+        "–",
+    ]
