@@ -43,7 +43,7 @@ STAGES = ("align", "encrypt", "bin", "train", "validate")
 PROCESSES = ("lab", *(f"{name} agent" for name in INSTITUTIONS), *(f"{name} job" for name in INSTITUTIONS))
 END_WITHIN_S = 120.0
 ENDED = ("finished", "failed", "refused")
-KEYS = ("identity.pem", "checkpoint.key", "rows.key")  # what a party's folder holds beside tls/
+KEYS = ("identity.pem", "checkpoint.key", "rows.key", "data_digest.key")  # what a party's folder holds beside tls/
 
 
 @dataclass(frozen=True)
