@@ -18,7 +18,8 @@ from coordinator.progress import SCORE_STAGES, Display, stages_of
 from coordinator.simulate import Outcome, PartyInput, Simulation
 from coordinator.summary import print_summary
 from protocols.errors import ConcordatError, DataError
-from protocols.recipe import Recipe, default_recipe_text, load_recipe
+from protocols.recipe import Recipe, load_recipe
+from protocols.recipe_text import default_recipe_text
 
 app = typer.Typer(
     help="Concordat: a joint credit scorecard, while every row stays with its owner.",

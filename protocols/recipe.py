@@ -4,7 +4,7 @@ All parties of a job hold the same recipe; `Recipe.canonical()` is what they sig
 (pre-bin floors, label budget, key length, least intersection) is the loosest value the recipe may name: it can be
 tightened here and never relaxed.
 
-The field descriptions below are the comments of `default_recipe_text()`.
+The field descriptions below are the comments that `protocols.recipe_text` writes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import textwrap
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
@@ -36,7 +35,6 @@ GRADE_TABLES: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {  # names 
     "six": (("S", "A+", "A", "B", "C", "D"), (0.05, 0.20, 0.45, 0.70, 0.90)),
 }
 
-_COMMENT_WIDTH = 110
 _UNKNOWN_KEY = frozenset({"extra_forbidden"})
 _OUT_OF_RANGE = frozenset(
     {
@@ -528,22 +526,6 @@ def recipe_from_canonical(data: bytes) -> Recipe:
     return recipe
 
 
-def default_recipe_text() -> str:
-    """A TOML document with every default and what it means; loading it gives `Recipe()`."""
-    lines = ["# Recipe of a joint scorecard. Every value below is the default; leave out what you do not change.", ""]
-    lines += _keys_text(Recipe, Recipe())
-    for name, field in Recipe.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, _Section):
-            lines += ["", *_comment(section.__doc__ or ""), f"[{name}]", *_keys_text(section, section())]
-    lines += ["", *_comment(PartyColumns.__doc__ or ""), *_comment("One section a party, under its name.")]
-    lines += ["# [parties.bank]", *_keys_text(PartyColumns, None)]
-    lines += ["", *_comment(FeatureRules.__doc__ or "")]
-    lines += ["# [parties.bank.features.utilisation]", *_keys_text(FeatureRules, None)]
-    lines += ["", *_comment(Judgement.__doc__ or ""), "# [parties.bank.judgement]", *_keys_text(Judgement, None)]
-    return "\n".join(lines) + "\n"
-
-
 _RULES = {
     "dict_type": "it must be a table",
     "model_type": "it must be a table",
@@ -590,36 +572,3 @@ def _key_path(location: tuple[int | str, ...]) -> str:
         if part != "[key]":
             keys.append(part if part.isprintable() and 0 < len(part) <= 200 else "?")
     return ".".join(keys)
-
-
-def _keys_text(section: type[_Section], values: _Section | None) -> list[str]:
-    """The keys of a section as TOML with their descriptions as comments; without `values`, examples, commented out."""
-    lines: list[str] = []
-    for name, field in section.model_fields.items():
-        if field.description is None:
-            continue
-        lines += _comment(field.description)
-        value = getattr(values, name) if values is not None else None
-        if value is not None:
-            lines.append(f"{name} = {_toml(value)}")
-        else:
-            lines.append(f"# {name} = {_toml((field.examples or [''])[0])}")
-    return lines
-
-
-def _comment(text: str) -> list[str]:
-    return [f"# {line}" for line in textwrap.wrap(" ".join(text.split()), _COMMENT_WIDTH)]
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
-    if isinstance(value, int):
-        return f"{value:_}" if abs(value) >= 10_000 else str(value)
-    return str(value)

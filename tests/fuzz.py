@@ -88,7 +88,8 @@ from protocols.moments import messages as moments
 from protocols.paillier import CiphertextReader
 from protocols.paillier_key import CHALLENGES, verify_public_key
 from protocols.psi import messages as psi
-from protocols.recipe import Recipe, default_recipe_text, load_recipe, recipe_from_canonical
+from protocols.recipe import Recipe, load_recipe, recipe_from_canonical
+from protocols.recipe_text import default_recipe_text
 from protocols.resumption import STEPS as RESUMPTION_STEPS
 from protocols.roles import COORDINATOR, Parties, Role
 from protocols.rows import messages as rows

@@ -16,7 +16,8 @@ import pytest
 
 from party_agent.scorecard import Scaling
 from protocols.psi.identifiers import canonical_id
-from protocols.recipe import default_recipe_text, load_recipe
+from protocols.recipe import load_recipe
+from protocols.recipe_text import default_recipe_text
 
 pytestmark = [pytest.mark.consortium, pytest.mark.process]
 

@@ -10,7 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from protocols.errors import RecipeError
-from protocols.recipe import Recipe, default_recipe_text, load_recipe, recipe_from_canonical
+from protocols.recipe import Recipe, load_recipe, recipe_from_canonical
+from protocols.recipe_text import default_recipe_text
 
 
 def refusal(text: str) -> RecipeError:
