@@ -86,6 +86,21 @@ def _training(recipe: Recipe, parties: Parties) -> tuple[str, ...]:
         if recipe.inference.standard_errors
         else ()
     )
+    model = recipe.model
+    chosen = (
+        (
+            f"Selection of features, {model.direction}, by {model.criterion.upper()}, with {model.most_refits} further "
+            "fits at most: the logits of the fit of all features (rounded to 0.01) and exact weighted sums of products "
+            "of all features open to the label owner, once under the contract, and the log-likelihood of each fit. "
+            "Each provider learns which of its own features a fit leaves out.",
+        )
+        if model.search != "none"
+        else ()
+    )
+    if model.sign_constraint:
+        chosen = (
+            "Features whose coefficient has the wrong sign are left out: the label owner learns which, under aliases.",
+        )
     folds = recipe.validation.folds
     judged = (
         (
@@ -106,6 +121,7 @@ def _training(recipe: Recipe, parties: Parties) -> tuple[str, ...]:
         f"Exact label counts use at most {recipe.selection.label_budget_share:.4g} of what the labels hold (n h(p)).",
         f"Features of an information value below {recipe.selection.minimum_iv:g} are dropped.",
         f"A logistic regression with L2 penalty {model.l2:g}; gradients: at most {most}.",
+        *chosen,
         *judged,
         *errors,
         f"Points: {card.base_score:g} at odds of {card.base_odds:g} to 1, {card.pdo:g} more double them; grades "
@@ -154,7 +170,8 @@ def _as_owner(contract: Contract, parties: Parties) -> tuple[list[str], list[str
         ]
     if MOMENTS in contract.algorithms:
         received.append(
-            "Once for each model feature, under aliases: exact sums over the training rows of its products with every "
+            "Once for each model feature and use (a search, the model), under aliases: exact sums over the training "
+            "rows of its products with every "
             "model feature, whoever's it is: correlations, standard errors, and so the coefficients of all parties."
         )
     if SCORE in contract.algorithms:
@@ -186,7 +203,8 @@ def _as_provider(contract: Contract, parties: Parties, me: str) -> tuple[list[st
         ]
     if MOMENTS in contract.algorithms:
         disclosed.append(
-            f"To {owner}, once for each model feature, under aliases: exact sums over the training rows of its "
+            f"To {owner}, once for each model feature and use (a search, the model), under aliases: exact sums over "
+            "the training rows of its "
             f"products with every model feature. If {owner} deviated it could read a few rows' values of each feature "
             "from them: that is forbidden by this contract."
         )

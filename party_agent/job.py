@@ -14,9 +14,19 @@ import numpy as np
 
 from party_agent import artefacts, baseline, inference, job_report, lineage, model, report, report_page
 from party_agent.dataset import Finding, Table
-from party_agent.estimation import Fitted, director_of, fitted_from, fitted_of, fitted_to, sequence_rules
+from party_agent.estimation import (
+    SEARCH,
+    Fitted,
+    Searched,
+    director_of,
+    fitted_from,
+    fitted_of,
+    fitted_to,
+    open_for_search,
+    sequence_rules,
+)
 from party_agent.judgement import Judged, judge, scores_without
-from party_agent.model import OwnModel
+from party_agent.model import CANDIDATES_FILE, OwnModel
 from party_agent.opened_moments import OPENED_MOMENTS, FileOpenedMoments
 from party_agent.reasons import dimension_points, dimensions_of, explain, opened_dimensions
 from party_agent.row_account import FileRowAccount, Purse
@@ -32,6 +42,7 @@ from protocols.binning.rules import Method
 from protocols.binning.table import BinningTable
 from protocols.errors import LocalProtocolError
 from protocols.fixed_point import FloatArray, IntArray
+from protocols.logistic.messages import SEARCH_STEPS
 from protocols.logistic.messages import STEPS as TRAIN_STEPS
 from protocols.logistic.party import Coefficients, FitRules, Spent, TrainingParty
 from protocols.logistic.plan import SequenceRules
@@ -48,6 +59,7 @@ from protocols.statement import Statement
 
 RESUMABLE = ("align", "encrypt", "bin", "train")
 INFERENCE = "inference"
+STEPWISE = "stepwise"  # why a selection among fits left a feature out
 
 
 class TrainingJob(Stages):
@@ -78,6 +90,9 @@ class TrainingJob(Stages):
         rows = self.encrypt(aligned, prebinned)
         bins = self.bin(aligned, prebinned, rows)
         fitted = self.train(aligned, bins, rows)
+        if fitted.record is not None and fitted.record["path"] is not None:
+            self._write_candidates(bins)
+        bins = bins.without(self._seat.name, fitted.dropped, STEPWISE)
         own = self.scorecard(bins, fitted.coefficients)
         if self._recipe.inference.standard_errors:
             self.infer(aligned, bins, rows, own, fitted.l2)
@@ -171,8 +186,9 @@ class TrainingJob(Stages):
 
         def fit() -> Fitted:
             script = self._training_party(aligned, bins, rows, sequence).play_sequence()
-            played = self.play("train", TRAIN_STEPS, script, rows=bins.rows)
-            return fitted_of(played, sequence, self._recipe)
+            steps = TRAIN_STEPS if self._recipe.model.search == "none" else SEARCH_STEPS
+            played = self.play("train", steps, script, rows=bins.rows)
+            return fitted_of(self._seat.name, played, sequence, self._recipe, bins)
 
         return self.once("train", fit, fitted_to, fitted_from)
 
@@ -183,6 +199,8 @@ class TrainingJob(Stages):
         cap = self._contract.caps.gradients
         most = cap if rules.max_iterations is None else min(rules.max_iterations, cap)
         labels = self._account(Purse.LABELS, aligned.training)
+        searched = Searched(self._checkpoints, bins)
+        part = self._moments_of_fit(SEARCH, aligned, bins, rows)
         return TrainingParty(
             self._seat.name,
             self._parties,
@@ -194,8 +212,26 @@ class TrainingJob(Stages):
             label=aligned.training.label,
             before=Spent(point.columns, point.gradients) if point else None,
             account=self._account(Purse.GRADIENTS, aligned.training),
-            director=director_of(sequence, self._recipe, bins, self._parties, labels) if self.leads else None,
+            director=director_of(sequence, self._recipe, bins, self._parties, labels, searched) if self.leads else None,
+            after_fit=None if self._recipe.model.search == "none" else open_for_search(part, searched),
         )
+
+    def _write_candidates(self, bins: BinningTable) -> None:
+        """The bins of all own features that a selection chose from, beside the model of those that it kept."""
+        names = [feature.name for feature in bins.features]
+        points = PointsTable.of(self._seat.name, bins.features, np.zeros(len(names)), self._scaling)
+        candidates = OwnModel(
+            job=self._seat.agreement.job.job,
+            contract=self._contract.hash().hex(),
+            features=bins.features,
+            weights=(0.0,) * len(names),
+            intercept=None,
+            points=points,
+            gradients=0,
+            norm=0.0,
+            dimensions=dimensions_of(names, self._recipe.columns_of(self._seat.name), self._seat.name),
+        )
+        model.write(self._seat.folder, candidates, CANDIDATES_FILE)
 
     def scorecard(self, bins: BinningTable, coefficients: Coefficients) -> OwnModel:
         """Own part of the scorecard, written to the own folder."""
@@ -239,8 +275,10 @@ class TrainingJob(Stages):
             request,
             bins,
             rows,
-            MomentPermission(self._contract, FileOpenedMoments(self._seat.home.path / OPENED_MOMENTS)),
-            self._seat.agreement.context,
+            MomentPermission(
+                self._contract, FileOpenedMoments(self._seat.home.path / OPENED_MOMENTS), search=request == SEARCH
+            ),
+            self._seat.agreement.context + request.encode(),
             self._seat.entropy,
             self.spent,
             aligned.training.label,

@@ -21,6 +21,7 @@ from protocols.fixed_point import FEATURE_BITS, FloatArray, IntArray
 from protocols.statement import Statement
 
 MODEL_FILE = "model.json"
+CANDIDATES_FILE = "candidates.json"  # the features that a selection among fits chose from, in the same form
 SCHEMA = 1
 
 
@@ -74,10 +75,10 @@ class OwnModel:
         return {feature.name: feature.binning.kind for feature in self.features}
 
 
-def write(folder: Folder, model: OwnModel) -> None:
+def write(folder: Folder, model: OwnModel, name: str = MODEL_FILE) -> None:
     """Write the model to its party's folder."""
     folder.write_json(
-        MODEL_FILE,
+        name,
         {
             "schema": SCHEMA,
             "job": model.job,
@@ -104,12 +105,12 @@ def write(folder: Folder, model: OwnModel) -> None:
     )
 
 
-def read(folder: Folder) -> OwnModel:
+def read(folder: Folder, name: str = MODEL_FILE) -> OwnModel:
     """The model in a folder.
 
     Raises: DataError: MODEL_MISSING, MODEL_UNREADABLE.
     """
-    document = folder.read_json(MODEL_FILE)
+    document = folder.read_json(name)
     try:
         if document["schema"] != SCHEMA:
             raise DataError("MODEL_UNREADABLE", "the model was written by another version", "train again")
@@ -127,7 +128,7 @@ def read(folder: Folder) -> OwnModel:
             dimensions=tuple(str(item.get("dimension", points.party)) for item in document["features"]),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise DataError("MODEL_UNREADABLE", f"{MODEL_FILE} is damaged", "restore it from a backup") from error
+        raise DataError("MODEL_UNREADABLE", f"{name} is damaged", "restore it from a backup") from error
 
 
 def read_trained(folder: Folder, job: str, contract: str) -> OwnModel:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from party_agent import model, report_page
 from party_agent.baseline import fit
 from party_agent.dataset import Table, read_table
+from party_agent.estimation import stepwise
 from party_agent.model import OwnModel
 from party_agent.scorecard import PointsTable, base_points, unrounded_points
 from party_agent.store import Folder
@@ -26,6 +27,8 @@ from party_agent.validation import ranking_figures
 from protocols.binning.table import BinnedFeature
 from protocols.binning.weight_of_evidence import feature_values, information_value, woe_units
 from protocols.fixed_point import FEATURE_BITS, FloatArray, IntArray
+from protocols.logistic.plan import Outcome
+from protocols.logistic.search import Moments, kept
 from protocols.recipe import PartyColumns, Recipe, recipe_from_canonical
 
 BoolArray = NDArray[np.bool_]
@@ -69,6 +72,8 @@ def compare(out: Path, sources: Mapping[str, Any]) -> dict[str, Any]:
     shared = json.loads((out / owner / "shared.json").read_bytes())
     parity = _differences(parts, weights, x, label, test, shared["metrics"]["test"]["auc"])
     parity |= _on_training_rows(parts, weights, x[training], label[training])
+    if recipe.model.search != "none":
+        parity["same_features"] = _same_selection(out, names, tables, label, training, recipe)
     if recipe.inference.standard_errors:
         parity["max_rel_se_diff"] = _errors_differ(out, names, weights, x[training], l2)
     document = shared | {"parity": parity}
@@ -94,8 +99,8 @@ def _table(folder: Path, party: str, source: Mapping[str, Any], recipe: Recipe, 
     return table.take(np.array([place[name] for name in ids], dtype=np.int64))
 
 
-def _part(folder: Path, table: Table, label: IntArray, training: Any) -> _Part:
-    own = model.read(Folder(folder))
+def _part(folder: Path, table: Table, label: IntArray, training: Any, name: str = model.MODEL_FILE) -> _Part:
+    own = model.read(Folder(folder), name)
     codes = own.codes(table)
     features = []
     iv_differs = 0.0
@@ -137,6 +142,52 @@ def _differences(
 def _on_training_rows(parts: Sequence[_Part], weights: FloatArray, x: FloatArray, label: IntArray) -> dict[str, float]:
     ours, twin = (float(np.logaddexp(0, x @ w).sum() - label @ (x @ w)) for w in (_ours(parts), weights))
     return {"rel_loglik_diff": abs(ours - twin) / twin}
+
+
+def _same_selection(
+    out: Path,
+    names: Sequence[str],
+    tables: Mapping[str, Table],
+    label: IntArray,
+    training: BoolArray,
+    recipe: Recipe,
+) -> bool:
+    """Whether the same search on pooled plaintext, with the same rules, keeps the same features."""
+    parts = [_part(out / name, tables[name], label, training, model.CANDIDATES_FILE) for name in names]
+    owners = {f.alias: name for name, part in zip(names, parts, strict=True) for f in part.features}
+    x = np.column_stack([np.ones(len(training)), *(part.design for part in parts)])[training]
+    search = PooledSearch(x, label[training], owners)
+    kept_here = search.best(recipe)
+    kept_there = {f.alias for name in names for f in model.read(Folder(out / name)).features}
+    return kept_here == kept_there
+
+
+class PooledSearch:
+    """The fits that a label owner directs, each made on pooled columns. x: intercept first, shape (n, d)."""
+
+    def __init__(self, x: FloatArray, label: IntArray, owners: Mapping[str, str]) -> None:
+        self._x = x
+        self._label = label
+        self._owners = dict(owners)
+        self.moments: Moments | None = None
+
+    def best(self, recipe: Recipe) -> set[str]:
+        """The aliases that a stepwise search keeps."""
+        director = stepwise(recipe, self._owners, self)
+        done: list[Outcome] = []
+        while (plan := director.next_fit(done)) is not None:
+            model_of_plan = kept(plan.dropped, self._owners)
+            columns = [0, *(j for j, alias in enumerate(self._owners, start=1) if alias in model_of_plan)]
+            x = self._x[:, columns]
+            z = x @ fit(x, self._label, recipe.model.l2)
+            likelihood = float(self._label @ z - np.logaddexp(0, z).sum())
+            if self.moments is None:
+                p = 1 / (1 + np.exp(-z))
+                w = p * (1 - p)
+                score = x.T @ (w * z + self._label - p)
+                self.moments = Moments((x.T * w) @ x, score, tuple(self._owners), self._owners, len(z))
+            done.append(Outcome(plan, 0, 0.0, True, likelihood, len(z)))
+        return set(kept(done[director.chosen(done)].plan.dropped, self._owners))
 
 
 def _errors_differ(out: Path, names: Sequence[str], weights: FloatArray, x: FloatArray, l2: float) -> float | None:

@@ -475,6 +475,7 @@ def _chosen(lines: Sequence[Mapping[str, Any]], owner: str) -> dict[str, Any]:
 def _why(reason: str, owner: str) -> str:
     return {
         "correlation": "too much like a stronger feature of the same party",
+        "stepwise": "the model is better without it, or its coefficient has the wrong sign",
         "information value": "separates goods from bads too little",
         "label budget": "beyond the label budget",
         "small bins": "its bins are too small",
@@ -536,6 +537,11 @@ def _parity(parity: Mapping[str, Any] | None) -> list[dict[str, str]] | None:
         for key, words in _PARITY_WORDS.items()
         if parity.get(key) is not None
     ]
+    if "same_features" in parity:
+        same = bool(parity["same_features"])
+        verdict = "within" if same else "outside"
+        value = "the same" if same else "others"
+        rows.append({"name": "Features that the search keeps", "value": value, "limit": "the same", "verdict": verdict})
     ties = parity.get("points_ties", 0)
     equal = bool(parity["points_equal"])
     rows.append(

@@ -351,10 +351,12 @@ class MomentShares(_message.Message):
     def __init__(self, values: _Optional[bytes] = ...) -> None: ...
 
 class MomentsReady(_message.Message):
-    __slots__ = ("ready",)
+    __slots__ = ("ready", "features")
     READY_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
     ready: bool
-    def __init__(self, ready: bool = ...) -> None: ...
+    features: int
+    def __init__(self, ready: bool = ..., features: _Optional[int] = ...) -> None: ...
 
 class FeatureErrors(_message.Message):
     __slots__ = ("errors", "inflation")

@@ -167,6 +167,18 @@ class Model(_Section):
         description="Most gradients; by default, and at most, what the gradient budget of the job allows.",
         examples=[40],
     )
+    search: Literal["none", "stepwise"] = Field(
+        default="none",
+        description='"stepwise" selects features by a search on the quadratic approximation around the fit of all of '
+        'them, and fits its end exactly. It needs a contract that allows "moments-exact".',
+    )
+    direction: Literal["forward", "backward", "both"] = Field(default="both", description="Of the search.")
+    criterion: Literal["bic", "aic"] = Field(default="bic", description="What the search makes least.")
+    most_refits: int = Field(default=12, ge=1, le=12, description="Most exact fits of a search after the first.")
+    sign_constraint: bool = Field(
+        default=False,
+        description="Leave out features whose coefficient is positive, where a higher WOE would be riskier.",
+    )
 
 
 class Validation(_Section):
@@ -468,10 +480,16 @@ class Recipe(_Section):
     contract: Contract = Field(default_factory=Contract)
     parties: dict[PartyName, PartyColumns] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _one_sequence(self) -> Self:
+        if (self.model.search != "none") + self.model.sign_constraint + bool(self.validation.folds) > 1:
+            raise ValueError("a training has a search, a sign constraint or folds: one of them")
+        return self
+
     @property
     def opens_moments(self) -> bool:
         """Whether exact second moments open to the label owner, which the contract must allow."""
-        return self.inference.standard_errors
+        return self.inference.standard_errors or self.model.search != "none"
 
     def columns_of(self, party: str) -> PartyColumns:
         """The section `[parties.<party>]`, or its defaults."""

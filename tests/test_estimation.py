@@ -7,6 +7,7 @@ import json
 import signal
 import struct
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ import statsmodels.api as sm
 
 from party_agent import model
 from party_agent.dataset import read_table
+from party_agent.policy import check_recipe
 from party_agent.store import Folder
+from protocols.contract import USUAL_ALGORITHMS, SignedContract
+from protocols.errors import ContractViolationError
 from protocols.fixed_point import FEATURE_BITS
-from protocols.recipe import Recipe
+from protocols.recipe import Recipe, load_recipe
 from tests.small_consortium import (
     CUSTOMERS,
     Ended,
@@ -97,7 +101,9 @@ def test_each_party_is_told_its_own_errors_and_nobody_elses(with_errors: Ended) 
         assert [row["name"] for row in own["inference"]["rows"] if row["alias"]] == kept
         told = numbers_to(with_errors, name, "inference")
         if name != "bank":
+            numbers = told.pop("number of model features per party")
             assert told == {"standard errors of own coefficients": len(kept)}
+            assert numbers in (1, 2)  # of each other party
     told = numbers_to(with_errors, "bank", "inference")
     assert told["logit per row, rounded to 0.01"] == report_of(with_errors)["training"]["n"]
     assert told["exact second moments of own columns and a peer's model features"] > 0
@@ -191,3 +197,81 @@ def test_a_job_that_is_killed_in_the_middle_of_a_sequence_goes_on_to_the_same_mo
         assert {item["binning"]["feature"]: item["weight"] for item in ours} == pytest.approx(weights, abs=1e-4)
     assert len({json.loads((out / n / "statement.json").read_bytes())["digest"] for n in consortium.names}) == 1
     assert len(list((out / "bank" / "label-account").glob("*.bin"))) == 2  # the folds of both attempts are paid for
+
+
+# -- selection ---------------------------------------------------------------------------------------------------------
+
+STEPWISE = '\n[model]\nsearch = "stepwise"\n'
+
+
+@pytest.fixture(scope="module")
+def selected(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    ended = run(tmp_path_factory.mktemp("selected"), ERRORS + STEPWISE, 2)
+    assert ended.returncode == 0, ended.text + ended.stderr
+    return ended
+
+
+def test_a_search_keeps_the_features_that_it_would_keep_on_pooled_data(selected: Ended) -> None:
+    parity = report_of(selected)["parity"]
+    assert parity["same_features"] is True
+    assert parity["max_abs_coef_diff"] <= 1e-4
+    assert parity["rel_loglik_diff"] <= 1e-6
+    assert parity["max_rel_se_diff"] <= 1e-3
+    path = report_of(selected, "bank")["estimation"]["path"]
+    assert 2 <= len(path) <= 13
+    assert [row["model"] for row in path].count(True) == 1
+    best = min(path, key=lambda row: row["criterion"])
+    assert best["model"]
+    assert best["left_out"]
+    assert best["criterion"] < path[0]["criterion"]
+
+
+def test_what_a_search_leaves_out_is_in_no_model_and_its_owner_is_told(selected: Ended) -> None:
+    gone = next(row["left_out"] for row in report_of(selected, "bank")["estimation"]["path"] if row["model"])
+    shared = {f["alias"]: f for part in report_of(selected)["features"].values() for f in part}
+    for name in ("bank", "bureau", "tax"):
+        own = {feature["alias"]: feature for feature in report_of(selected, name)["features"]}
+        left = {alias for alias, feature in own.items() if feature["reason"] == "stepwise"}
+        assert left == {alias for alias in gone if alias.startswith(name)}
+        kept = {item["alias"] for item in json.loads((selected.out / name / "model.json").read_bytes())["features"]}
+        assert kept == set(own) - left
+        assert all(shared[alias]["kept"] == (alias in kept) for alias in own)
+    path = report_of(selected, "bureau")["estimation"]["path"]
+    assert all(row["criterion"] is None for row in path)  # a provider is told of its own features, and no likelihood
+    assert {alias for row in path for alias in row["left_out"]} <= set(own_aliases(selected, "bureau"))
+
+
+def own_aliases(ended: Ended, party: str) -> list[str]:
+    return [feature["alias"] for feature in report_of(ended, party)["features"]]
+
+
+def test_a_search_and_the_model_each_open_moments_once_and_the_statement_says_so(selected: Ended) -> None:
+    rows = report_of(selected)["training"]["n"]
+    for stage in ("train", "inference"):
+        told = numbers_to(selected, "bank", stage)
+        assert told["logit per row, rounded to 0.01"] == rows
+        assert told["exact second moments of own columns and a peer's model features"] > 0
+    lines = (selected.out / "tax" / "opened-moments.jsonl").read_text().split("\n")
+    kinds = [json.loads(line)[1] for line in lines if line]
+    assert kinds.count("search") == len(own_aliases(selected, "tax")) >= kinds.count("weighted") > 0
+
+
+def test_a_sign_constraint_leaves_no_positive_coefficient(tmp_path: Path) -> None:
+    ended = run(tmp_path, "\n[model]\nsign_constraint = true\n")
+    assert ended.returncode == 0, ended.text + ended.stderr
+    weights = [
+        f["weight"]
+        for n in ("bank", "bureau")
+        for f in json.loads((ended.out / n / "model.json").read_bytes())["features"]
+    ]
+    assert weights
+    assert max(weights) <= 0
+    assert report_of(ended)["parity"]["max_abs_coef_diff"] <= 1e-4
+
+
+def test_a_recipe_that_opens_moments_needs_a_contract_that_allows_them(selected: Ended) -> None:
+    contract = SignedContract.decode((selected.out / "bank" / "contract.json").read_bytes()).contract
+    recipe = load_recipe(STEPWISE + "[keys]\nbits = 2048\n")
+    check_recipe(recipe, contract)
+    with pytest.raises(ContractViolationError, match="ALGORITHM_NOT_ALLOWED"):
+        check_recipe(recipe, replace(contract, algorithms=USUAL_ALGORITHMS))

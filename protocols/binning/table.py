@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -135,8 +135,40 @@ class BinningTable:
     dropped_peers: Mapping[str, tuple[DroppedPeer, ...]] = field(default_factory=dict)
     unresolved: int = 0
 
+    def without(self, name: str, left_out: Mapping[str, Sequence[str]], reason: str) -> BinningTable:
+        """The table of `name` after a selection left features out; of others' numbers it knows those that it is told.
+
+        Args: left_out: aliases by party; at a provider, its own.
+        """
+
+        def stay(party: str, aliases: Sequence[str]) -> list[int]:
+            return [i for i, alias in enumerate(aliases) if alias not in left_out.get(party, ())]
+
+        own = stay(name, [feature.alias for feature in self.features])
+        peers = {party: stay(party, [peer.alias for peer in known]) for party, known in self.peers.items()}
+        gone = [feature for i, feature in enumerate(self.features) if i not in own]
+        return replace(
+            self,
+            features=tuple(self.features[i] for i in own),
+            dropped=(*self.dropped, *(DroppedFeature(feature.name, feature.alias, reason) for feature in gone)),
+            codes=self.codes[:, own],
+            shape={party: len(peers[party]) if party in peers else n for party, n in self.shape.items()}
+            | {name: len(own)},
+            digits={party: digits.take(peers.get(party, own)) for party, digits in self.digits.items()},
+            peers={party: tuple(known[i] for i in peers[party]) for party, known in self.peers.items()},
+            dropped_peers={
+                party: known
+                + tuple(DroppedPeer(p.alias, p.iv, reason) for p in _others(self.peers[party], peers[party]))
+                for party, known in self.dropped_peers.items()
+            },
+        )
+
     @property
     def design(self) -> IntArray:
         """X: the WOE of each row and feature at 2^16, shape (n, d)."""
         columns = [feature.values[self.codes[:, j]] for j, feature in enumerate(self.features)]
         return np.stack(columns, axis=1)
+
+
+def _others(peers: Sequence[PeerFeature], kept: Sequence[int]) -> list[PeerFeature]:
+    return [peer for i, peer in enumerate(peers) if i not in kept]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from protocols.disclosure import Learned, Nature
 from protocols.logistic.plan import FitPlan
 from protocols.messages import Bounds, Message, require
+from protocols.moments.messages import FIT_STEPS, FeatureErrors
 from protocols.pair_masks import PairSeed
 from protocols.roles import Role
 from protocols.rows.messages import EncryptedRows
@@ -371,4 +372,12 @@ STEPS = (
     Step("fit", Role.CO_HOLDER, LikelihoodShare, to=Role.LABEL_OWNER, loop=_FIT, optional=True),
     Step("fit", Role.PROVIDER, LikelihoodPart, to=Role.LABEL_OWNER, loop=_FIT, optional=True),
     Step("fit", Role.PROVIDER, CoefficientSigns, to=Role.LABEL_OWNER, loop=_FIT, optional=True),
+)
+SEARCH_STEPS = (  # of a training whose recipe searches for a subset: after its first fit moments may open
+    *STEPS,
+    *(
+        replace(step, loop="/".join([_FIT, "search", *([step.loop] if step.loop else [])]), optional=True)
+        for step in FIT_STEPS
+        if step.message is not FeatureErrors
+    ),
 )

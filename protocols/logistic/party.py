@@ -9,6 +9,7 @@ residuals (holders), inner products; the label owner, plans.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,15 +41,7 @@ from protocols.logistic.messages import (
     TrainingSize,
 )
 from protocols.logistic.offline import OfflineProducts
-from protocols.logistic.plan import (
-    Director,
-    FitPlan,
-    Outcome,
-    SequenceRules,
-    SignReport,
-    SingleFit,
-    least_rows,
-)
+from protocols.logistic.plan import Director, FitPlan, Outcome, SequenceRules, SignReport, SingleFit, least_rows
 from protocols.logistic.plan_exchange import PlanExchange
 from protocols.logistic.residual import label_offset, opened_phase, residual_share
 from protocols.logistic.sine_series import HALF_RANGE, NARROW, WIDE, phase_bits
@@ -141,7 +134,8 @@ class TrainingParty:
 
     Args: table: own bins; rows: what the encryption of the rows left; label: 0/1 per training row, at the label owner;
         before: what earlier attempts at this job, and earlier fits in it, used up; account: the gradients that own
-        training rows have been in, of every job, attempt and fit; director: of the sequence, at the label owner.
+        training rows have been in, of every job, attempt and fit; director: of the sequence, at the label owner;
+        after_fit: what is played after each fit, given its index and own partial logits of the training rows.
     """
 
     def __init__(
@@ -158,8 +152,10 @@ class TrainingParty:
         before: Spent | None = None,
         account: RowAccount | None = None,
         director: Director | None = None,
+        after_fit: Callable[[int, FloatArray], Script[None]] | None = None,
     ) -> None:
         self._name = name
+        self._after_fit = after_fit
         self._parties = parties
         self._rules = rules
         self._before = before or Spent()
@@ -212,6 +208,8 @@ class TrainingParty:
         yield from self._offline.first_pass(self._before.columns)
         while isinstance(step := (yield from self._plans.next_step()), FitPlan):
             yield from self._play_fit(step)
+            if self._after_fit is not None:
+                yield from self._after_fit(len(self._done) - 1, self._logits())
         yield from self._dismiss_dealer()
         return FitSequence(tuple(self._results), step, tuple(self._plans.outcomes))
 

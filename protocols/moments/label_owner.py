@@ -119,7 +119,7 @@ class LabelOwner:
         self._layout = label_owner_layout(self._kind, own, table.rows, self._key_bits)
         for party in parties.providers:
             smallest = min(min(feature.rows) for feature in table.peers[party])
-            check_column_budget(table.rows, own, smallest)
+            check_column_budget(table.rows, own, smallest, search=permission.search)
         columns = [("", 0)]
         for party in parties.all:
             columns += [(party, j) for j in range(table.shape[party])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from protocols.disclosure import Learned, Nature
-from protocols.messages import Bounds, Control, Message
+from protocols.messages import Bounds, Message
 from protocols.moments.layout import most_parts
 from protocols.pair_masks import PairSeed
 from protocols.roles import Role
@@ -96,10 +96,20 @@ class MomentShares(Message):
 
 
 @dataclass(frozen=True)
-class MomentsReady(Control):
-    """Whether the sender may take part: false where moments of its features were opened before under this contract."""
+class MomentsReady(Message):
+    """Whether the sender may take part, which it may not where moments of its features were opened before under this
+    contract; and how many of its features are in the fit.
+    """
 
     ready: bool
+    features: int
+
+    def learned(self) -> tuple[Learned, ...]:
+        return (Learned("number of model features per party", 1),)
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return 64
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ of each training row, rounded to 0.01 (with one provider, its part), and the mom
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from protocols.binning.table import BinningTable
 from protocols.errors import LocalProtocolError
@@ -34,7 +34,7 @@ class MomentsOfFit:
     """One party's part.
 
     request: names the fit, in masks and messages; table: of the features in the fit; context: as of `LabelOwner`;
-    label: 0/1 a training row, at the label owner.
+    label: 0/1 a training row, at the label owner; willing: false where this party has no need of moments.
     """
 
     name: str
@@ -48,18 +48,20 @@ class MomentsOfFit:
     spent: SpentIndices
     label: IntArray | None = field(default=None, repr=False)
     minimum_key_bits: int = 2048
+    willing: bool = True
 
     def lead(self, logits: IntArray) -> Script[Moments | None]:
         """The label owner's part; None: one of the parties may not. logits: own partial ones in units of 0.01, (n,)."""
         if self.label is None:
             raise LocalProtocolError("ROLE_INVALID", "the label owner brings the label")
-        if not (yield from self._all_ready()):
+        table = yield from self._agree()
+        if table is None:
             return None
         total = yield from open_logits(self.parties, self.request, logits)
         return (
             yield from LabelOwner(
                 self.parties,
-                table=self.table,
+                table=table,
                 rows=self.rows,
                 permission=self.permission,
                 context=self.context,
@@ -71,7 +73,8 @@ class MomentsOfFit:
 
     def follow(self, logits: IntArray) -> Script[bool]:
         """A provider's part; whether moments opened."""
-        if not (yield from self._all_ready()):
+        table = yield from self._agree()
+        if table is None:
             return False
         masks = yield from agree_on_masks(
             self.name, self.parties.providers, self.entropy, self.spent, summed_by_members=False
@@ -82,7 +85,7 @@ class MomentsOfFit:
         yield from FeatureProvider(
             self.name,
             self.parties,
-            table=self.table,
+            table=table,
             rows=self.rows,
             kind=MomentKind.WEIGHTED,
             permission=self.permission,
@@ -92,12 +95,19 @@ class MomentsOfFit:
         ).play()
         return True
 
-    def _all_ready(self) -> Script[bool]:
-        ready = self.permission.left(MomentKind.WEIGHTED, [feature.name for feature in self.table.features])
+    def _agree(self) -> Script[BinningTable | None]:
+        """The table, with how many features of each party are in the fit; None where one party may not take part."""
+        own = [feature.name for feature in self.table.features]
+        ready = self.willing and self.permission.left(MomentKind.WEIGHTED, own)
         others = self.parties.others(self.name)
-        yield from send(others, MomentsReady(ready))
+        yield from send(others, MomentsReady(ready, len(own)))
         answers = yield from receive_each(others, MomentsReady)
-        return ready and all(answer.ready for answer in answers.values())
+        if not ready or not all(answer.ready for answer in answers.values()):
+            return None
+        told = {party: answer.features for party, answer in answers.items()} | {self.name: len(own)}
+        require(all(0 < told[party] <= count for party, count in self.table.shape.items()))
+        require(not self.table.peers or all(told[party] == len(peers) for party, peers in self.table.peers.items()))
+        return replace(self.table, shape={party: told[party] for party in self.table.shape})
 
 
 def send_errors(to: str, errors: list[float], inflation: list[float]) -> Script[None]:

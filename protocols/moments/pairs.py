@@ -53,16 +53,17 @@ def receive_key(owner: str, key_bits: int, context: bytes, minimum_bits: int) ->
     return verify_public_key(message.modulus, message.proof, key_bits, proof, minimum_bits=minimum_bits)
 
 
-def check_column_budget(rows: int, label_owner_features: int, smallest_bin_rows: int) -> None:
+def check_column_budget(rows: int, label_owner_features: int, smallest_bin_rows: int, *, search: bool = False) -> None:
     """Guard: of each provider feature the label owner gets sums with columns it knows, at most n h(q) / 12 of them.
 
     Both kinds together: 1, X_A and, weighted, w, w X_A, w y_w.
 
-    Args: smallest_bin_rows: of the smallest merged bin of the provider.
+    Args: smallest_bin_rows: of the smallest merged bin of the provider; search: whether weighted moments open twice, of
+        the fit of all features and of the model.
     Raises: SmallIntersectionError TOO_FEW_ROWS.
     Source: PROTOCOLS.md section 3, "Guards".
     """
-    sums = 2 * label_owner_features + 3
+    sums = 3 * label_owner_features + 5 if search else 2 * label_owner_features + 3
     limit = feature_limit(rows, smallest_bin_rows)
     if sums > limit:
         raise SmallIntersectionError(

@@ -49,16 +49,18 @@ class MemoryOpenedMoments:
 class MomentPermission:
     """One party's permission to take part in opening moments.
 
-    contract: verified and in force; opened: what was opened before.
+    contract: verified and in force; opened: what was opened before; search: whether it is for the fit of all features,
+    around which a selection searches, and not for the model (ADR 18).
     """
 
     contract: Contract
     opened: OpenedMoments
+    search: bool = False
 
     def left(self, kind: MomentKind, features: Sequence[str]) -> bool:
         """Whether it is there, and not used up for one of these own features."""
         self.contract.check_moments()
-        return not self.opened.spent(self.contract.hash().hex(), kind.value, features)
+        return not self.opened.spent(self.contract.hash().hex(), self._name(kind), features)
 
     def spend(self, kind: MomentKind, features: Sequence[str]) -> None:
         """Use the permission up, for these own features, before anything computed from them is sent.
@@ -66,7 +68,10 @@ class MomentPermission:
         Raises: ContractViolationError: ALGORITHM_NOT_ALLOWED, MOMENTS_SPENT.
         """
         self.contract.check_moments()
-        self.opened.spend(self.contract.hash().hex(), kind.value, features)
+        self.opened.spend(self.contract.hash().hex(), self._name(kind), features)
+
+    def _name(self, kind: MomentKind) -> str:
+        return "search" if self.search else kind.value
 
 
 def moments_spent() -> ContractViolationError:

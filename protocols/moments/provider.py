@@ -96,7 +96,8 @@ class FeatureProvider:
         self._key_bits = rows.layout.key_bits
         self._values = [feature.values.tolist() for feature in table.features]
         own = table.shape[parties.label_owner]
-        check_column_budget(self._n, own, min(min(feature.rows) for feature in table.features))
+        smallest = min(min(feature.rows) for feature in table.features)
+        check_column_budget(self._n, own, smallest, search=permission.search)
         self._owner_layout = label_owner_layout(kind, own, self._n, self._key_bits)
 
     def play(self) -> Script[None]:
