@@ -34,7 +34,6 @@ app = typer.Typer(
 
 EXIT_REFUSED = 1
 EXIT_INTERNAL = 70
-_OWN_COLUMNS = "columns.json"
 _LOG_FILE = "log.jsonl"
 _ERROR_FILE = "error.json"
 
@@ -133,6 +132,7 @@ def score(
         None,
         connect_timeout_s,
         silence_timeout_s,
+        model,
     )
 
 
@@ -182,13 +182,15 @@ def _take_part(
     split_seed: int | None,
     connect_timeout_s: float,
     silence_timeout_s: float,
+    model: Path | None = None,
 ) -> None:
     """Accept the job, connect, run, and end with the one code that the job has for everybody."""
-    from party_agent.policy import accept
+    from party_agent.policy import OWN_COLUMNS_FILE, accept, keep_own_section
     from party_agent.row_choice import seeded_rows
     from party_agent.stages import Seat
     from party_agent.store import FileNonces, Folder, Log
     from party_agent.transport import RelayChannel, TlsFiles, load_identity
+    from protocols.contract import JobKind
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever started this process ends it in order
     folder: Folder | None = None
@@ -206,7 +208,9 @@ def _take_part(
             int(time.time()),
             FileNonces(folder.path / "nonces.txt"),
         )
-        agreement = agreement.with_own_columns(name, folder.path / _OWN_COLUMNS)
+        if kind is JobKind.TRAIN:
+            keep_own_section(home, folder, name)
+        agreement = agreement.with_own_columns(name, (model or folder.path) / OWN_COLUMNS_FILE)
         tls = home / "tls"
         _say({"stage": "connect", "what": "started", "done": 0, "total": 0})
         channel = RelayChannel(

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from party_agent import model, report_page
 from party_agent.agent_store import SETTINGS_FILE
 from party_agent.model_store import ModelStore
+from party_agent.policy import OWN_COLUMNS_FILE
 from party_agent.report_reading import reading_of
 from party_agent.store import Folder
 from protocols.contract import Contract, JobDocument, SignedContract, SignedJob
@@ -156,7 +157,7 @@ def _recipe(job: JobDocument) -> Recipe:
 
 
 def _own_columns(path: Path) -> PartyColumns:
-    file = path / "columns.json"
+    file = path / OWN_COLUMNS_FILE
     try:
         return PartyColumns.model_validate_json(file.read_bytes()) if file.exists() else PartyColumns()
     except (OSError, ValueError) as error:

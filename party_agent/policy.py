@@ -6,10 +6,13 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
+from party_agent.store import Folder
 from protocols.contract import Contract, JobDocument, JobKind, SignedContract, SignedJob, SpentNonces
-from protocols.errors import ContractViolationError, RecipeError
-from protocols.recipe import PartyColumns, Recipe, recipe_from_canonical
+from protocols.errors import ContractViolationError, DataError, RecipeError
+from protocols.recipe import PartyColumns, Recipe, load_recipe, recipe_from_canonical
 
+OWN_SECTION_FILE = "own.toml"  # in the agent's folder
+OWN_COLUMNS_FILE = "columns.json"  # in a job's folder
 _AMEND = "change the recipe, or have every party sign an amended contract"
 
 
@@ -38,6 +41,34 @@ class Agreement:
         except ValueError as error:
             raise RecipeError("RECIPE_MALFORMED", f"{path.name} is not a section of a recipe") from error
         return replace(self, recipe=self.recipe.model_copy(update={"parties": {me: section}}))
+
+
+def keep_own_section(home: Path, folder: Folder, me: str) -> None:
+    """Copy this party's own section from `own.toml` in its agent's folder into the job's, before the first attempt.
+
+    `own.toml` is a recipe with nothing but the section `[parties.<me>]`. Later attempts read the copy, so that a file
+    that is edited meanwhile changes no job that runs.
+    Raises: RecipeError: RECIPE_ codes, as `load_recipe`; RECIPE_UNKNOWN_KEY: a section of another kind or party.
+        DataError: FILE_UNREADABLE.
+    """
+    path = home / OWN_SECTION_FILE
+    if not path.exists() or (folder.path / OWN_COLUMNS_FILE).exists():
+        return
+    try:
+        recipe = load_recipe(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            "FILE_UNREADABLE", f"{path.name} cannot be read", "write it as UTF-8 text that the agent's user may read"
+        ) from error
+    recipe.check_parties([me])
+    section = recipe.columns_of(me)
+    if recipe != Recipe(parties={me: section}) and recipe != Recipe():
+        raise RecipeError(
+            "RECIPE_UNKNOWN_KEY",
+            f"{path.name} has more than the section parties.{me}; the rest of a recipe is agreed by all",
+            f"leave only [parties.{me}] in it",
+        )
+    folder.write(OWN_COLUMNS_FILE, section.model_dump_json().encode())
 
 
 def accept(me: str, kind: JobKind, contract: bytes, job: bytes, now: int, nonces: SpentNonces) -> Agreement:

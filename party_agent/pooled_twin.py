@@ -21,6 +21,7 @@ from party_agent.baseline import fit
 from party_agent.dataset import Table, read_table
 from party_agent.estimation import stepwise
 from party_agent.model import OwnModel
+from party_agent.policy import OWN_COLUMNS_FILE
 from party_agent.scorecard import PointsTable, base_points, unrounded_points
 from party_agent.store import Folder
 from party_agent.validation import ranking_figures
@@ -91,7 +92,7 @@ def _rows(folder: Path) -> tuple[list[str], BoolArray, BoolArray]:
 
 
 def _table(folder: Path, party: str, source: Mapping[str, Any], recipe: Recipe, ids: Sequence[str]) -> Table:
-    own = folder / "columns.json"
+    own = folder / OWN_COLUMNS_FILE
     section = PartyColumns.model_validate_json(own.read_bytes()) if own.exists() else PartyColumns()
     recipe = recipe.model_copy(update={"parties": {party: section}})
     table, _ = read_table(Path(source["data"]), source["id"], source["label"], recipe, party)

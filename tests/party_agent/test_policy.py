@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from party_agent.policy import Agreement, accept, check_recipe
-from party_agent.store import FileNonces
+from party_agent.policy import OWN_COLUMNS_FILE, Agreement, accept, check_recipe, keep_own_section
+from party_agent.store import FileNonces, Folder
 from protocols.contract import Caps, Contract, JobDocument, JobKind, Member, SignedContract
 from protocols.errors import ConcordatError
 from protocols.recipe import PartyColumns, Recipe, load_recipe
@@ -162,6 +162,38 @@ def test_the_own_columns_come_from_the_own_folder(tmp_path: Path) -> None:
     with pytest.raises(ConcordatError) as caught:
         agreement.with_own_columns("bureau", path)
     assert caught.value.code == "RECIPE_MALFORMED"
+
+
+def test_an_agents_own_section_goes_into_a_job_once_and_holds_nothing_else(tmp_path: Path) -> None:
+    home, job = tmp_path / "home", Folder(tmp_path / "home" / "jobs" / "job-1")
+    keep_own_section(home, job, "bureau")
+    assert not (job.path / OWN_COLUMNS_FILE).exists()
+    (home / "own.toml").write_text('[parties.bureau]\nexclude = ["remarks"]\n', encoding="utf-8")
+    keep_own_section(home, job, "bureau")
+    agreement = accepted(tmp_path, load_recipe(WITHIN))
+    columns = agreement.with_own_columns("bureau", job.path / OWN_COLUMNS_FILE).recipe.columns_of("bureau")
+    assert columns.exclude == ("remarks",)
+    (home / "own.toml").write_text('[parties.bureau]\nexclude = ["turnover"]\n', encoding="utf-8")
+    keep_own_section(home, job, "bureau")  # a later attempt
+    assert agreement.with_own_columns("bureau", job.path / OWN_COLUMNS_FILE).recipe.columns_of("bureau") == columns
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("[parties.bank]\n", "RECIPE_UNKNOWN_KEY"),
+        ("[model]\nl2 = 2.0\n[parties.bureau]\n", "RECIPE_UNKNOWN_KEY"),
+        ("[parties.bureau]\nexclude = 1\n", "RECIPE_MALFORMED"),
+        ("[parties.bureau\n", "RECIPE_MALFORMED"),
+    ],
+)
+def test_an_own_section_that_is_none_is_refused(tmp_path: Path, text: str, code: str) -> None:
+    (tmp_path / "own.toml").write_text(text, encoding="utf-8")
+    job = Folder(tmp_path / "jobs" / "job-1")
+    with pytest.raises(ConcordatError) as caught:
+        keep_own_section(tmp_path, job, "bureau")
+    assert caught.value.code == code
+    assert not (job.path / OWN_COLUMNS_FILE).exists()
 
 
 def test_the_default_recipe_is_allowed_under_the_default_caps() -> None:
