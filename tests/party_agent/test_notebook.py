@@ -381,9 +381,7 @@ def test_an_interrupt_ends_the_job_at_all_parties_and_leaves_no_file(tmp_path: P
         env=os.environ | {"TMPDIR": str(place)},
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        ),  # test workers ignore Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # test workers ignore Ctrl-C
     )
     outs: list[Path] = []
 
