@@ -19,7 +19,7 @@ from protocols.psi.identifiers import canonical_id
 from protocols.recipe import load_recipe
 from protocols.recipe_text import default_recipe_text
 
-pytestmark = [pytest.mark.consortium, pytest.mark.process]
+pytestmark = [pytest.mark.consortium, pytest.mark.process, pytest.mark.timeout(1200)]
 
 UCI, POLISH, GERMAN = "uci_default", "polish_1year", "german"
 PARTIES = {UCI: ("bank", "bureau"), POLISH: ("bank", "bureau", "tax"), GERMAN: ("bank", "bureau")}

@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from protocols.recipe import load_recipe
 from tests.test_consortia import UCI, files, simulate
 
-pytestmark = [pytest.mark.consortium, pytest.mark.process]
+pytestmark = [pytest.mark.consortium, pytest.mark.process, pytest.mark.timeout(1200)]
 RECIPE = Path(__file__).parents[1] / "examples" / "lab.toml"
 
 
