@@ -418,7 +418,7 @@ def _requested_key(request: bytes, name: str) -> ec.EllipticCurvePublicKey:
         names = [item.value for item in parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
         key = parsed.public_key()
         valid = parsed.is_signature_valid and names == [name]
-    except (ValueError, ConcordatError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, ConcordatError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise _proof_invalid() from error
     if not valid or not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise _proof_invalid()

@@ -1217,10 +1217,20 @@ _UNKNOWN_KIND_OF_KEY = (
     b"-----END CERTIFICATE REQUEST-----\\n"
     b'"}'
 )
+_UNKNOWN_VERSION = (
+    b'\1{"csr":"'
+    b"-----BEGIN CERTIFICATE REQUEST-----\\n"
+    b"MIHKMHECASAwDzENMAsGA1UEAwwEYmFuazBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABLHdcZOi\\n"
+    b"G08VL4EbfAkYtBakxO9MSlZtIScwN42nhoqix/MRGR6X8BwnB/Qlhxfh+XLxd4vS817culN7xYfb\\n"
+    b"AR2gADAKBggqhkjOPQQDAgNJADBGAiEAzJbxJbt/kIQ9pp7MPVPAhyEfPtVB/Jrz9G97325qKlcC\\n"
+    b"IQDXyukAhI8xsFIT3lyuceP4WzVKbyi9ZGK+byca98DV6A==\\n"
+    b"-----END CERTIFICATE REQUEST-----\\n"
+    b'"}'
+)
 REGRESSIONS: dict[str, tuple[bytes, ...]] = {
-    # ValueError: a content-length of thousands of digits; UnsupportedAlgorithm: a request for an unknown kind of key
+    # ValueError: a content-length of thousands of digits; UnsupportedAlgorithm, InvalidVersion: a strange request
     "api-header": (b"\xe3" + b"9" * 4999,),
-    "api-body": (_UNKNOWN_KIND_OF_KEY,),
+    "api-body": (_UNKNOWN_KIND_OF_KEY, _UNKNOWN_VERSION),
     # UnicodeEncodeError; over the API an answer of 500
     "event": (_SURROGATE_EVENT,),
     "api-document": (b"\1" + _SURROGATE_EVENT,),
