@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -157,3 +160,26 @@ def test_no_web_application_reports_to_anyone() -> None:
         given = {keyword.arg: keyword.value for keyword in node.keywords}
         assert "telemetry" in given
         assert ast.literal_eval(given["telemetry"]) == off
+
+
+BELONG_TO = {"google": "protobuf", "grpc": "grpcio", "sklearn": "scikit-learn"}  # packages whose modules have another name
+COME_WITH = {"starlette": "fastapi", "markupsafe": "jinja2"}  # packages that a dependency is built on and gives out
+OF_AN_EXTRA = {"flwr": "flower", "sklearn": "notebook", "matplotlib": "notebook"}
+
+
+def test_every_package_that_is_imported_is_a_dependency_of_the_installation_that_imports_it() -> None:
+    """What only a test tool brings along is missing on the machine of a user."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    def names(requirements: list[str]) -> set[str]:
+        return {re.split(r"[\[<>=!~ ;]", requirement)[0].lower() for requirement in requirements}
+
+    core = names(project["dependencies"])
+    for path in SOURCES:
+        for module in {name.split(".")[0] for name in imports(path)} - sys.stdlib_module_names - {*PACKAGES, ""}:
+            package = BELONG_TO.get(module, COME_WITH.get(module, module))
+            if module in OF_AN_EXTRA:
+                assert package in names(project["optional-dependencies"][OF_AN_EXTRA[module]])
+                assert "notebook" in path.parts or path.name in ("flower_app.py", "superlink.py"), path
+            else:
+                assert package in core, f"{path}: {module}"
