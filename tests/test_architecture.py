@@ -162,7 +162,7 @@ def test_no_web_application_reports_to_anyone() -> None:
         assert ast.literal_eval(given["telemetry"]) == off
 
 
-BELONG_TO = {"google": "protobuf", "grpc": "grpcio", "sklearn": "scikit-learn"}  # packages whose modules have another name
+BELONG_TO = {"google": "protobuf", "grpc": "grpcio", "sklearn": "scikit-learn"}  # modules of another name
 COME_WITH = {"starlette": "fastapi", "markupsafe": "jinja2"}  # packages that a dependency is built on and gives out
 OF_AN_EXTRA = {"flwr": "flower", "sklearn": "notebook", "matplotlib": "notebook"}
 
