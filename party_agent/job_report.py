@@ -8,18 +8,9 @@ from typing import Any
 import numpy as np
 
 from party_agent import report
-from party_agent.dataset import Finding
 from party_agent.model import OwnModel
 from protocols.binning.table import BinningTable
 from protocols.scoring.messages import OpenBin, OpenFeature, OpenScorecard
-
-
-def single_bins(count: int) -> tuple[Finding, ...]:
-    """The finding that so many columns had one bin."""
-    if not count:
-        return ()
-    sentence = f"{count} columns have one bin only on the common rows and were left out."
-    return (Finding("COLUMN_SINGLE_BIN", count, sentence),)
 
 
 def feature_lines(name: str, bins: BinningTable) -> dict[str, list[report.FeatureLine]]:
