@@ -10,7 +10,8 @@ Source: docs/protocols/paillier.md; Paillier, EUROCRYPT 1999; PROTOCOLS.md secti
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import islice
 
 import gmpy2
 import numpy as np
@@ -20,6 +21,7 @@ from phe import PaillierPublicKey
 from protocols.errors import LocalProtocolError
 from protocols.fixed_point import IntArray
 from protocols.messages import require
+from protocols.montgomery import Rows, modulus_of
 from protocols.paillier_key import (
     KeyPair,
     generate_key_pair,
@@ -43,14 +45,11 @@ __all__ = [
     "seal",
     "to_bytes",
     "verify_public_key",
-    "weighted_product",
+    "weighted_products",
 ]
 
 _MOST_JOINED = 3
-_PROGRESS_ROWS = 4096
 _DIGEST_BYTES = 16
-
-Progress = Callable[[int, int], None]
 
 
 def ciphertext_bytes(public: PaillierPublicKey) -> int:
@@ -115,7 +114,6 @@ def accumulate(
     codes: IntArray,
     bins: Sequence[int],
     public: PaillierPublicKey,
-    progress: Progress | None = None,
 ) -> list[list[mpz]]:
     """Per feature and bin, the product mod N^2 of the ciphertexts of the rows in that bin; 1 for an empty bin.
 
@@ -124,43 +122,42 @@ def accumulate(
 
     Args:
         ciphertexts: n, one a row. codes: bin of each row, shape (n, F), column f in [0, bins[f]). bins: F counts.
-        progress: called with multiplications of rows done and in all.
     Raises: LocalProtocolError CODES_INVALID.
     """
     if codes.ndim != 2 or codes.shape != (len(ciphertexts), len(bins)):
         raise LocalProtocolError("CODES_INVALID", "bin codes need one row per ciphertext and one column per feature")
     if min(bins, default=1) < 1 or np.any(codes < 0) or np.any(codes >= np.asarray(bins, dtype=np.int64)):
         raise LocalProtocolError("CODES_INVALID", "a bin code is outside the bins of its feature")
-    n = len(ciphertexts)
-    square = mpz(public.nsquare)
-    groups = _joint_groups(n, bins)
     products: dict[int, list[mpz]] = {}
-    for done, group in enumerate(groups):
-        cells = [mpz(1)] * _cell_count(group, bins)
-        cell_of_row = np.ravel_multi_index(tuple(codes[:, f] for f in group), tuple(bins[f] for f in group)).tolist()
-        for start in range(0, n, _PROGRESS_ROWS):
-            rows = slice(start, start + _PROGRESS_ROWS)
-            for cell, c in zip(cell_of_row[rows], ciphertexts[rows], strict=True):
-                cells[cell] = cells[cell] * c % square
-            if progress:
-                progress(done * n + min(start + _PROGRESS_ROWS, n), len(groups) * n)
-        _marginalise(cells, group, bins, square, products)
+    rows = modulus_of(public.nsquare).rows(ciphertexts)
+    for group in _joint_groups(len(ciphertexts), bins):
+        cell_of_row = np.ravel_multi_index(tuple(codes[:, f] for f in group), tuple(bins[f] for f in group))
+        _marginalise(rows.grouped(cell_of_row, _cell_count(group, bins)), group, bins, products)
     return [products[f] for f in range(len(bins))]
 
 
-def weighted_product(products: Sequence[mpz], weights: Sequence[int], public: PaillierPublicKey) -> mpz:
-    """`prod_b products[b]^weights[b] mod N^2`, an encryption of the weighted sum; weights may be negative.
+def weighted_products(
+    products: Sequence[Sequence[mpz]], weights: Sequence[Sequence[int]], public: PaillierPublicKey
+) -> list[mpz]:
+    """For each feature j `prod_b products[j][b]^weights[j][b] mod N^2`, an encryption of the weighted sum.
 
+    Args: weights: small integers, which may be negative; as many a feature as products.
     Source: PROTOCOLS.md section 3, offline (2): one small power a bin instead of one a row.
     """
     square = mpz(public.nsquare)
-    above, below = mpz(1), mpz(1)
-    for product, weight in zip(products, weights, strict=True):
-        if weight > 0:
-            above = above * gmpy2.powmod(product, weight, square) % square
-        elif weight < 0:
-            below = below * gmpy2.powmod(product, -weight, square) % square
-    return above if below == 1 else above * gmpy2.invert(below, square) % square
+    bases = [product for bins in products for product in bins]
+    flat = [weight for bins in weights for weight in bins]
+    powers = iter(zip(modulus_of(square).powers(bases, [abs(weight) for weight in flat]), flat, strict=True))
+    result = []
+    for bins in products:
+        above, below = mpz(1), mpz(1)
+        for power, weight in islice(powers, len(bins)):
+            if weight >= 0:
+                above = above * power % square
+            else:
+                below = below * power % square
+        result.append(above if below == 1 else above * gmpy2.invert(below, square) % square)
+    return result
 
 
 def add_plaintext(ciphertext: mpz, plaintext: int, public: PaillierPublicKey) -> mpz:
@@ -169,21 +166,28 @@ def add_plaintext(ciphertext: mpz, plaintext: int, public: PaillierPublicKey) ->
     return ciphertext * (1 + plaintext % n * n) % (n * n)
 
 
-def rerandomise(ciphertext: mpz, public: PaillierPublicKey, entropy: Entropy) -> mpz:
-    """The ciphertext times `r^N`, `r` uniform among the units mod N: a fresh encryption of the same number."""
+def rerandomise(ciphertexts: Sequence[mpz], public: PaillierPublicKey, entropy: Entropy) -> list[mpz]:
+    """Each ciphertext times its own `r^N`, `r` uniform among the units mod N: fresh encryptions of the same numbers."""
     n, square = mpz(public.n), mpz(public.nsquare)
-    while True:
-        r = mpz(uniform_below(int(n), entropy))
-        if gmpy2.gcd(r, n) == 1:
-            return ciphertext * gmpy2.powmod(r, n, square) % square
+    units = [_unit(n, entropy) for _ in ciphertexts]
+    randomisers = modulus_of(square).power(units, int(n))
+    return [c * r % square for c, r in zip(ciphertexts, randomisers, strict=True)]
 
 
-def seal(product: mpz, plaintext: int, public: PaillierPublicKey, entropy: Entropy) -> mpz:
-    """`[[m + plaintext]]` under fresh randomness: what may be sent back to the key owner.
+def seal(products: Sequence[mpz], plaintexts: Sequence[int], public: PaillierPublicKey, entropy: Entropy) -> list[mpz]:
+    """`[[m + plaintext]]` under fresh randomness, each: what may be sent back to the key owner.
 
     Source: PROTOCOLS.md section 2 (3).
     """
-    return rerandomise(add_plaintext(product, plaintext, public), public, entropy)
+    added = [add_plaintext(c, m, public) for c, m in zip(products, plaintexts, strict=True)]
+    return rerandomise(added, public, entropy)
+
+
+def _unit(n: mpz, entropy: Entropy) -> mpz:
+    while True:
+        r = mpz(uniform_below(int(n), entropy))
+        if gmpy2.gcd(r, n) == 1:
+            return r
 
 
 def _cell_count(group: Sequence[int], bins: Sequence[int]) -> int:
@@ -219,20 +223,13 @@ def _marginal_cost(group: Sequence[int], bins: Sequence[int]) -> int:
     return 2 * _cell_count(group, bins) + sum(_marginal_cost(part, bins) for part in parts)
 
 
-def _marginalise(
-    cells: list[mpz], group: Sequence[int], bins: Sequence[int], square: mpz, products: dict[int, list[mpz]]
-) -> None:
+def _marginalise(cells: Rows, group: Sequence[int], bins: Sequence[int], products: dict[int, list[mpz]]) -> None:
     """Puts into `products` the products per bin of each feature of the group, from those per joint cell."""
     if len(group) == 1:
-        products[group[0]] = cells
+        products[group[0]] = cells.numbers()
         return
     half = len(group) // 2
-    first = [mpz(1)] * _cell_count(group[:half], bins)
-    second = [mpz(1)] * _cell_count(group[half:], bins)
-    for index, cell in enumerate(cells):
-        if cell != 1:
-            i, j = divmod(index, len(second))
-            first[i] = first[i] * cell % square
-            second[j] = second[j] * cell % square
-    _marginalise(first, group[:half], bins, square, products)
-    _marginalise(second, group[half:], bins, square, products)
+    count = _cell_count(group[half:], bins)
+    first, second = np.divmod(np.arange(_cell_count(group, bins)), count)
+    _marginalise(cells.grouped(first, _cell_count(group[:half], bins)), group[:half], bins, products)
+    _marginalise(cells.grouped(second, count), group[half:], bins, products)

@@ -22,6 +22,7 @@ from phe import PaillierPrivateKey, PaillierPublicKey
 
 from protocols.errors import LocalProtocolError, PrivacyError
 from protocols.messages import require
+from protocols.montgomery import WINDOW_BITS, FixedBase, fixed_base, modulus_of
 from protocols.sharing import Entropy, uniform_below
 
 MINIMUM_BITS = 2048
@@ -53,9 +54,16 @@ class ResidueGroup:
         self._windows = (prime.bit_length() + 7) // 8
         self._units: list[list[mpz]] = []
         self._slopes: list[list[mpz]] = []
+        self._kernel: FixedBase | None = None
 
     def encryptions(self, plaintexts: Sequence[mpz], exponents: Sequence[int]) -> list[mpz]:
         """`(1 + m N) g^e mod p^2` for each plaintext m and exponent e; e in [0, p - 1)."""
+        if not self._units and self._kernel is None:
+            self._kernel = fixed_base(self.square, self.generator, self._windows * WINDOW_BITS)
+        if self._kernel is not None:
+            prime, other, square = self.prime, self.other, self.square
+            powers = self._kernel.powers(exponents)
+            return [(1 + m * other % prime * prime) * x % square for m, x in zip(plaintexts, powers, strict=True)]
         if not self._units:
             self._fill_tables()
         units = [mpz(1)] * len(exponents)
@@ -295,5 +303,5 @@ def _decrypt_mod(ciphertexts: Sequence[mpz], group: ResidueGroup) -> list[mpz]:
     """Plaintexts mod p: `c^(p-1) = 1 - m q p mod p^2`."""
     p, square = group.prime, group.square
     factor = gmpy2.invert(p - group.other % p, p)
-    powers = gmpy2.powmod_base_list([c % square for c in ciphertexts], p - 1, square)
+    powers = modulus_of(square).power([c % square for c in ciphertexts], int(p) - 1)
     return [(power - 1) // p * factor % p for power in powers]

@@ -37,7 +37,7 @@ from protocols.rows.encryption import RowMasks
 from protocols.session import Opened, Progress, Script, receive, send
 from protocols.sharing import Entropy, permutation, uniform_below
 
-_GROUP = 6  # features accumulated between two reports of progress
+_GROUP = 24  # features accumulated between two reports of progress
 
 
 @dataclass(frozen=True)
@@ -144,11 +144,10 @@ class FeatureProvider:
         layout = self._layout
         rows = np.bincount(self._codes[:, feature], minlength=len(products)).tolist()
         masks = [uniform_below(1 << layout.label_shift, self._entropy) for _ in products]
-        ciphertexts = []
-        for n_b, mask, product in zip(rows, masks, products, strict=True):
-            unit = 1 << (layout.label_shift + n_b.bit_length())
-            above = uniform_below(int(self._key.n) // unit, self._entropy)
-            ciphertexts.append(seal(product, mask + unit * above, self._key, self._entropy))
+        units = [1 << (layout.label_shift + n_b.bit_length()) for n_b in rows]
+        above = [unit * uniform_below(int(self._key.n) // unit, self._entropy) for unit in units]
+        plaintexts = [mask + high for mask, high in zip(masks, above, strict=True)]
+        ciphertexts = seal(products, plaintexts, self._key, self._entropy)
         digits = [layout.digits(mask, layout.label_owner_slot) for mask in masks]
         slot = layout.label_owner_slot
         check = sum(digit[0] for digit in digits) % (1 << slot)

@@ -21,7 +21,7 @@ from protocols.errors import LocalProtocolError
 from protocols.fixed_point import IntArray, RingArray
 from protocols.logistic.messages import MaskedBinSums, MaskedProducts
 from protocols.messages import require
-from protocols.paillier import KeyPair, accumulate, from_bytes, seal, to_bytes, weighted_product
+from protocols.paillier import KeyPair, accumulate, from_bytes, seal, to_bytes, weighted_products
 from protocols.roles import Parties
 from protocols.rows.encryption import RowMasks, draw_masks, pack_masks, receive_rows, send_rows
 from protocols.session import Progress, Script, receive, send
@@ -138,11 +138,10 @@ class OfflineProducts:
         for first in range(0, len(self._values), _GROUP):
             group = range(first, min(first + _GROUP, len(self._values)))
             products = accumulate(encrypted, self._codes[:, group], [len(self._values[j]) for j in group], key)
-            for j in group:
-                mask = uniform_below(int(key.n), self._entropy)
-                product = weighted_product(products[j - first], self._values[j].tolist(), key)
-                sealed.append(seal(product, mask + offset, key, self._entropy))
-                masks.append(self._layout.digits(mask, self._layout.co_holder_slot))
+            drawn = [uniform_below(int(key.n), self._entropy) for _ in group]
+            weighted = weighted_products(products, [self._values[j].tolist() for j in group], key)
+            sealed += seal(weighted, [mask + offset for mask in drawn], key, self._entropy)
+            masks += [self._layout.digits(mask, self._layout.co_holder_slot) for mask in drawn]
             yield Progress("multiplied features", len(sealed), len(self._values))
         for slot in range(self._layout.slots):
             own = self._subtrahends.setdefault(self._column(slot), [0] * len(masks))
@@ -172,7 +171,7 @@ class OfflineProducts:
         fresh = []
         for feature, bins in enumerate(products):
             masks = [uniform_below(int(key.n), self._entropy) for _ in bins]
-            sealed += [seal(product, mask, key, self._entropy) for product, mask in zip(bins, masks, strict=True)]
+            sealed += seal(bins, masks, key, self._entropy)
             digits = np.array(
                 [self._layout.digits(mask, self._layout.label_owner_slot) for mask in masks], dtype=object
             )

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import gmpy2
 import numpy as np
-from gmpy2 import mpz
 
 from protocols.binning.table import BinningTable, PeerFeature
 from protocols.binning.weight_of_evidence import feature_values
@@ -39,6 +37,7 @@ from protocols.moments.pairs import (
     upper_triangle,
 )
 from protocols.moments.permission import MomentPermission
+from protocols.montgomery import modulus_of
 from protocols.paillier import CiphertextReader, KeyPair, from_bytes, to_bytes
 from protocols.roles import Parties
 from protocols.rows.encryption import RowMasks, send_rows
@@ -173,16 +172,13 @@ class LabelOwner:
             others = self._parties.providers[self._parties.providers.index(owner) + 1 :]
             total = self._table.rows * len(self._provider_layout(owner).parts)
             reader = CiphertextReader(key, total)
-            square, done = mpz(key.nsquare), 0
+            modulus, done = modulus_of(key.nsquare), 0
             while done < total:
                 message = yield from receive(owner, EncryptedRows)
                 require(message.first == done and len(message.ciphertexts) > 0)
                 ciphertexts = reader.read(message.ciphertexts)
-                places = range(done, done + len(ciphertexts))
-                weighted = [
-                    gmpy2.powmod(c, weights[place % len(weights)], square)
-                    for place, c in zip(places, ciphertexts, strict=True)
-                ]
+                of_rows = [weights[place % len(weights)] for place in range(done, done + len(ciphertexts))]
+                weighted = modulus.powers(ciphertexts, of_rows)
                 yield from send(others, WeightedRows(done, to_bytes(weighted, key)))
                 done += len(ciphertexts)
                 yield Progress("weighted rows", done, total)

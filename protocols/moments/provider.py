@@ -50,7 +50,7 @@ from protocols.paillier import (
     public_key_to_bytes,
     seal,
     to_bytes,
-    weighted_product,
+    weighted_products,
 )
 from protocols.roles import Parties
 from protocols.rows.encryption import RowMasks, receive_rows, send_rows
@@ -156,11 +156,8 @@ class FeatureProvider:
         products = []
         for encrypted in parts:
             products.append((yield from self._feature_products(encrypted, key)))
-        sealed = [
-            self._seal_opened(product[j], layout, p, key)
-            for j in range(len(self._values))
-            for p, product in enumerate(products)
-        ]
+        opened = [(product[j], p) for j in range(len(self._values)) for p, product in enumerate(products)]
+        sealed = self._seal_opened([product for product, _ in opened], layout, [p for _, p in opened], key)
         features = len(self._values)
         yield from send(owner, CrossMoments(layout.columns, features, to_bytes(sealed, key)))
         own = yield from self._own_moments(parts[0], key)
@@ -173,7 +170,7 @@ class FeatureProvider:
             group = range(first, min(first + _GROUP, len(self._values)))
             codes = self._table.codes[:, group.start : group.stop]
             bins = accumulate(encrypted, codes, [len(self._values[j]) for j in group], key)
-            result += [weighted_product(bins[j - first], self._values[j], key) for j in group]
+            result += weighted_products(bins, self._values[group.start : group.stop], key)
             yield Progress("multiplied features", len(result), len(self._values))
         return result
 
@@ -192,8 +189,8 @@ class FeatureProvider:
             cells = [self._joint_cells(j, i) for j, i in group]
             codes = np.stack([column for column, _ in cells], axis=1)
             products = accumulate(encrypted, codes, [len(values) for _, values in cells], key)
-            for (_, values), bins in zip(cells, products, strict=True):
-                sealed.append(self._seal_opened(weighted_product(bins, values, key), layout, 0, key))
+            weighted = weighted_products(products, [values for _, values in cells], key)
+            sealed += self._seal_opened(weighted, layout, [0] * len(group), key)
             yield Progress("multiplied pairs of features", len(sealed), len(pairs))
         return to_bytes(sealed, key)
 
@@ -204,10 +201,12 @@ class FeatureProvider:
         codes: IntArray = self._table.codes[:, j] * len(self._values[i]) + self._table.codes[:, i]
         return codes, [x * y for x in self._values[j] for y in self._values[i]]
 
-    def _seal_opened(self, product: mpz, layout: ColumnLayout, part: int, key: PaillierPublicKey) -> mpz:
-        """All but the bits of honest sums under a uniform mask, and fresh randomness."""
-        mask = layout.mask(part, int(key.n), self._entropy)
-        return seal(product, mask + layout.offset(part), key, self._entropy)
+    def _seal_opened(
+        self, products: Sequence[mpz], layout: ColumnLayout, parts: Sequence[int], key: PaillierPublicKey
+    ) -> list[mpz]:
+        """Products that open to the label owner, under masks over all but the bits of honest sums."""
+        added = [layout.mask(part, int(key.n), self._entropy) + layout.offset(part) for part in parts]
+        return seal(products, added, key, self._entropy)
 
     # -- with another provider --------------------------------------------------------------------------------------
 
@@ -220,13 +219,16 @@ class FeatureProvider:
         for part in range(len(layout.parts)):
             encrypted = rows[part * self._n : (part + 1) * self._n]
             products.append((yield from self._feature_products(encrypted, key)))
-        sealed: list[mpz] = []
+        opened: list[mpz] = []
+        added: list[int] = []
         shares: list[bytes] = []
         for j in range(len(self._values)):
             for part, width in enumerate(share_bytes(layout)):
                 mask = uniform_below(int(key.n), self._entropy)
-                sealed.append(seal(products[part][j], mask + layout.offset(part), key, self._entropy))
+                opened.append(products[part][j])
+                added.append(mask + layout.offset(part))
                 shares.append((mask % (1 << layout.opened_bits(part))).to_bytes(width, "little"))
+        sealed = seal(opened, added, key, self._entropy)
         yield from send(owner, MaskedMoments(to_bytes(sealed, key)))
         yield from send(self._parties.label_owner, MomentShares(b"".join(shares)))
 

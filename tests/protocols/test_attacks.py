@@ -114,7 +114,7 @@ def test_a_key_owner_cannot_confirm_a_guess_of_the_rows_in_a_bin(job_of: Callabl
 
     assert guess_is_confirmed(add_plaintext(product, 12345, public))
     for _ in range(20):
-        assert not guess_is_confirmed(seal(product, 12345, public, entropy))
+        assert not guess_is_confirmed(seal([product], [12345], public, entropy)[0])
 
 
 def test_the_same_request_twice_gives_other_bytes_each_time(job_of: Callable[[int], Job]) -> None:

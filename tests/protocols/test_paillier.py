@@ -7,6 +7,7 @@ import math
 import os
 import random
 from collections import Counter
+from collections.abc import Iterator
 
 import gmpy2
 import numpy as np
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from phe import PaillierPublicKey
 
-from protocols import paillier, paillier_key
+from protocols import montgomery, paillier, paillier_key
 from protocols.errors import LocalProtocolError, PrivacyError, RemoteProtocolError
 from protocols.fixed_point import IntArray
 from protocols.paillier import CiphertextReader, KeyPair
@@ -29,8 +30,19 @@ CONTEXT = b"contract 7, job 3, bank"
 integers = st.integers(-(1 << 600), 1 << 600)
 
 
+@pytest.fixture(scope="module", params=["kernel", "gmpy2"], autouse=True)
+def engine(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test here runs on both engines."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "gmpy2":
+            patch.setattr(montgomery, "kernel", None)
+        elif montgomery.kernel is None:
+            pytest.skip("no kernel: no compiler at installation, or a processor without AVX-512 IFMA")
+        yield
+
+
 @pytest.fixture(scope="module")
-def key() -> KeyPair:
+def key(engine: None) -> KeyPair:
     return paillier.generate_key_pair(BITS, random.Random(20).randbytes, minimum_bits=BITS)
 
 
@@ -152,11 +164,11 @@ class TestRandomiserLaw:
     def test_rerandomising_multiplies_by_the_nth_power_of_a_unit(self) -> None:
         toy = PaillierPublicKey(35)
         draws = iter([0, 5, 14, 40, 2])  # zero, two that are not units, one above the bound; 2 is the first to serve
-        assert paillier.rerandomise(mpz(3), toy, lambda size: bytes([next(draws)])) == 3 * pow(2, 35, 1225) % 1225
+        assert paillier.rerandomise([mpz(3)], toy, lambda size: bytes([next(draws)])) == [3 * pow(2, 35, 1225) % 1225]
 
     def test_the_same_sealed_request_twice_gives_different_bytes_and_one_plaintext(self, key: KeyPair) -> None:
         product = key.encrypt([7], os.urandom)[0]
-        sealed = [paillier.seal(product, -10, key.public, os.urandom) for _ in range(2)]
+        sealed = paillier.seal([product, product], [-10, -10], key.public, os.urandom)
         assert len({product, *sealed}) == 3
         assert key.decrypt(sealed) == [key.public.n - 3] * 2
         assert is_nth_residue(sealed[0] * gmpy2.invert(sealed[1], key.public.nsquare), key)
@@ -194,14 +206,6 @@ class TestHomomorphism:
         assert [len(group) for group in groups] == sizes
         assert sorted(f for group in groups for f in group) == list(range(len(bins)))
 
-    def test_progress_rises_to_the_whole(self, key: KeyPair) -> None:
-        encrypted = key.encrypt(range(50), os.urandom)
-        seen: list[tuple[int, int]] = []
-        codes = np.zeros((50, 5), np.int64)
-        paillier.accumulate(encrypted, codes, [1] * 5, key.public, lambda done, total: seen.append((done, total)))
-        assert seen == sorted(seen)
-        assert seen[-1][0] == seen[-1][1] == 50 * len(seen)
-
     @pytest.mark.parametrize("codes", [np.array([[0], [2]]), np.array([[0], [-1]]), np.array([[0]]), np.array([0, 0])])
     def test_codes_outside_their_bins_or_of_another_shape_are_refused(self, key: KeyPair, codes: IntArray) -> None:
         with pytest.raises(LocalProtocolError, match="CODES_INVALID"):
@@ -211,7 +215,7 @@ class TestHomomorphism:
     @settings(max_examples=40, deadline=None)
     def test_a_weighted_product_encrypts_the_weighted_sum(self, key: KeyPair, pairs: list[tuple[int, int]]) -> None:
         encrypted = key.encrypt([value for value, _ in pairs], os.urandom)
-        product = paillier.weighted_product(encrypted, [weight for _, weight in pairs], key.public)
+        product = paillier.weighted_products([encrypted], [[weight for _, weight in pairs]], key.public)[0]
         assert key.decrypt([product]) == [sum(value * weight for value, weight in pairs) % key.public.n]
 
     @given(integers, integers)
