@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from party_agent.report_reading import reading_of
 from party_agent.scorecard import WOE_UNIT, FloatArray, GradeTable, IntArray, PointsTable, Scaling
 from party_agent.validation import Validation
+from protocols import montgomery
 from protocols.disclosure import Line
 from protocols.roles import COORDINATOR, Parties
 
@@ -159,7 +160,8 @@ class SelectionLine:
 def versions() -> dict[str, str]:
     """Versions of this program and of what it computes with."""
     packages = ("concordat", "cryptography", "gmpy2", "grpcio", "numpy", "phe")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
+    own = {"python": platform.python_version(), "arithmetic": montgomery.engine_name()}
+    return own | {name: metadata.version(name) for name in packages}
 
 
 def statement_of(lines: Iterable[Line], parties: Parties) -> dict[str, list[dict[str, Any]]]:

@@ -3,8 +3,8 @@
    A number is a row of limbs, least first, padded to a multiple of eight words. Eight of them side by side, limb j of
    all in one register, are a block; lanes never mix. Numbers stay below 2 m between multiplications, which needs no
    comparison: with R = 2^(52 L) > 4 m and a, b < 2 m, a b / R + m < 2 m. Only results are reduced to [0, m).
-   No branch and no address depends on a number, except that table look-ups depend on the digits of an exponent
-   (docs/protocols/paillier.md says what that leaks). Every function takes and gives bytes and holds no state.
+   No branch depends on a number, and no address but those of the fixed-base table, which follow the digits of the
+   exponent (docs/protocols/paillier.md says what that leaks). Every function takes and gives bytes and holds no state.
 
    Sources: Montgomery, Math. Comp. 44 (1985); Gueron and Krasnov, "Accelerating Big Integer Arithmetic Using Intel IFMA
    Extensions", ARITH 2016 (the radix); Brickell, Gordon, McCurley, Wilson, EUROCRYPT 1992 (fixed base).
@@ -276,7 +276,8 @@ static void write_block(uint8_t *bytes, const vec *block, size_t first, size_t c
         bytes_of(bytes + (first + (size_t)lane) * f->width, row[lane], f);
 }
 
-/* base^e for eight bases and exponents of `size` bytes, one for all if `step` is 0. Fixed windows, no digit skipped. */
+/* base^e for eight bases, each with its exponent of `size` bytes. Fixed windows: no digit is skipped, and every entry of
+   the table is read for each. */
 static void power_block(vec *result, const vec *base, const uint8_t *const exponents[LANES], size_t size, int window,
                         vec *table, const field *f)
 {
@@ -285,7 +286,6 @@ static void power_block(vec *result, const vec *base, const uint8_t *const expon
     memcpy(table + limbs, base, sizeof(vec) * (size_t)limbs);
     for (int e = 2; e < entries; e++)
         multiply(table + e * limbs, table + (e - 1) * limbs, base, f);
-    const vec lane = _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0);
     vec current[MOST_LIMBS], factor[MOST_LIMBS];
     memcpy(result, f->one, sizeof(vec) * (size_t)limbs);
     const size_t bits = 8 * size, digits = (bits + (size_t)window - 1) / (size_t)window;
@@ -295,18 +295,21 @@ static void power_block(vec *result, const vec *base, const uint8_t *const expon
                 memcpy(current, result, sizeof(vec) * (size_t)limbs);
                 multiply(result, current, current, f);
             }
-        long long index[LANES];
+        long long digit[LANES];
         const size_t bit = d * (size_t)window, at = bit / 8;
         for (int l = 0; l < LANES; l++) {
             unsigned value = exponents[l][at];
             if (at + 1 < size)
                 value |= (unsigned)exponents[l][at + 1] << 8;
-            index[l] = (long long)(value >> (bit % 8) & (unsigned)(entries - 1)) * limbs * LANES;
+            digit[l] = (long long)(value >> (bit % 8) & (unsigned)(entries - 1));
         }
-        const vec from = _mm512_add_epi64(_mm512_loadu_si512(index), lane);
-        const long long *words = (const long long *)table;
-        for (int j = 0; j < limbs; j++)
-            factor[j] = _mm512_i64gather_epi64(from, words + j * LANES, 8);
+        const vec wanted = _mm512_loadu_si512(digit);
+        memset(factor, 0, sizeof(vec) * (size_t)limbs);
+        for (int e = 0; e < entries; e++) {
+            const __mmask8 here = _mm512_cmpeq_epi64_mask(wanted, _mm512_set1_epi64(e));
+            for (int j = 0; j < limbs; j++)
+                factor[j] = _mm512_mask_mov_epi64(factor[j], here, table[e * limbs + j]);
+        }
         memcpy(current, result, sizeof(vec) * (size_t)limbs);
         multiply(result, current, factor, f);
     }

@@ -54,6 +54,11 @@ class Modulus(Protocol):
         """`bases[i]^exponent`, which is not negative."""
 
 
+def engine_name() -> str:
+    """What this machine computes with, in the words of a report."""
+    return "AVX-512 IFMA" if kernel is not None else "gmpy2"
+
+
 def modulus_of(modulus: int | mpz) -> Modulus:
     """The fastest engine that this processor has for this modulus."""
     number = mpz(modulus)

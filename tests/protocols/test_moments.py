@@ -196,11 +196,11 @@ def test_whatever_the_label_owner_encrypted_only_the_bits_of_honest_sums_can_be_
     assert slots[1].shift - between >= 12
     for x in (0, 70_001):  # of the row it is after
         product = key.encrypt([tag * x], seeded(x))[0]
-        seen = key.decrypt([provider._seal_opened(product, layout, 0, key.public) for _ in range(320)])
+        seen = key.decrypt(provider._seal_opened([product] * 320, layout, [0] * 320, key.public))
         for shift in (between, between + 4, slots[1].shift - 4, layout.opened_bits(0), layout.opened_bits(0) + 4):
             assert uniform(seen, shift)
         if place in {"above", "between"}:
-            clean = key.decrypt([provider._seal_opened(mpz(1), layout, 0, key.public)])[0]
+            clean = key.decrypt(provider._seal_opened([mpz(1)], layout, [0], key.public))[0]
             carried = {layout.sums(0, value)[0] for value in seen} | {layout.sums(0, clean)[0]}
             assert carried == {0}
 
@@ -212,7 +212,7 @@ def test_products_of_two_features_show_nothing_of_the_columns_above_the_weight(j
     third_moments = 12345 << provider._owner_layout.parts[0][2].shift
     for above in (0, third_moments):
         product = key.encrypt([77 + above], seeded(above))[0]
-        seen = key.decrypt([provider._seal_opened(product, pair, 0, key.public) for _ in range(320)])
+        seen = key.decrypt(provider._seal_opened([product] * 320, pair, [0] * 320, key.public))
         assert {pair.sums(0, value)[0] for value in seen} == {77}
         for shift in range(pair.opened_bits(0), KEY_BITS - 8, 40):
             assert uniform(seen, shift)
@@ -272,7 +272,7 @@ def test_the_same_request_twice_gives_other_bytes_each_time(job_of: Callable[[in
     key, encrypted = own_key(job), job.rows["bureau"].encrypted["bank"]
     provider = provider_of(job)
     layout = provider._owner_layout
-    sealed = [provider._seal_opened(encrypted[0], layout, 0, key.public) for _ in range(50)]
+    sealed = provider._seal_opened(encrypted[:1] * 50, layout, [0] * 50, key.public)
     assert len(set(sealed)) == 50
     working = working_of(job)
     seen: dict[type[Message], list[bytes]] = {CrossMoments: [], OwnMoments: [], MaskedMoments: [], MomentShares: []}
@@ -292,7 +292,7 @@ def test_the_label_owner_cannot_confirm_a_guess_of_a_providers_rows(job_of: Call
     product = mpz(1)
     for c, x in zip(job.rows["bureau"].encrypted["bank"], job.tables["bureau"].design[:, 0].tolist(), strict=True):
         product = product * gmpy2.powmod(c, x, key.public.nsquare) % key.public.nsquare
-    sealed = provider._seal_opened(product, provider._owner_layout, 0, key.public)
+    (sealed,) = provider._seal_opened([product], provider._owner_layout, [0], key.public)
     difference = key.decrypt([sealed])[0] - key.decrypt([product])[0]
     n = mpz(key.public.n)
     assert product * (1 + difference % n * n) % (n * n) != sealed
