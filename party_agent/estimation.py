@@ -17,7 +17,7 @@ from protocols.errors import LabelLeakageError
 from protocols.fixed_point import FloatArray
 from protocols.logistic.directors import CrossValidation, SignConstrained, Stepwise
 from protocols.logistic.party import Coefficients, FitSequence
-from protocols.logistic.plan import Director, FitPlan, Outcome, SequenceRules
+from protocols.logistic.plan import Director, FitPlan, Outcome, SequenceRules, label_cost_of_fold
 from protocols.logistic.search import Criterion, Moments, SearchRules, criterion_of
 from protocols.moments.label_owner import Moments as OpenedMoments
 from protocols.moments.of_fit import MomentsOfFit
@@ -29,6 +29,7 @@ from protocols.session import Script
 
 SEARCH = "search"
 MOST_SIGN_FITS = 12
+_SEARCH_STEP = 25  # units of 0.01 to which logits round that open for a search alone (ADR 18)
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def director_of(
     """The label owner's choice of fits.
 
     Args: labels: what its training rows have paid for label counts; search: where the moments of the first fit come.
-    Raises: LabelLeakageError: LABEL_BUDGET.
+    Raises: LabelLeakageError: LABEL_BUDGET. SmallIntersectionError: FOLDS_TOO_SMALL.
     """
     if rules is None:
         return None
@@ -76,14 +77,15 @@ def director_of(
         return stepwise(recipe, owners_of(bins, parties), search)
     if recipe.model.sign_constraint:
         return SignConstrained()
-    cost = sum(count for party, count in bins.shape.items() if party != parties.label_owner)
+    rules.check(parties.label_owner, bins, parties.label_owner)  # what no budget mends is said first
+    cost = label_cost_of_fold(bins)
     budget = label_budget(bins.rows, bins.bads, recipe.selection.label_budget_share)
     spent = float(labels.spent())
     if spent + rules.folds * cost > budget:
         raise LabelLeakageError(
             "LABEL_BUDGET",
-            f"{rules.folds} folds would give {rules.folds * cost} more exact numbers about the label, {spent:g} are "
-            f"given, and the budget of these rows is {budget:.1f}",
+            f"{rules.folds} folds would give {rules.folds * cost} more label counts, {spent:g} are given, and the "
+            f"budget of these rows is {budget:.1f}",
             "cross-validate with fewer folds or features, or with more rows",
         )
     return _Paid(CrossValidation(rules), labels, cost)
@@ -140,7 +142,7 @@ def open_for_search(part: MomentsOfFit, search: Searched) -> Callable[[int, Floa
     def after_fit(fit: int, partial: FloatArray) -> Script[None]:
         if fit:
             return
-        logits = np.rint(LOGIT_UNITS * partial).astype(np.int64)
+        logits = _SEARCH_STEP * np.rint(LOGIT_UNITS / _SEARCH_STEP * partial).astype(np.int64)
         if part.name != part.parties.label_owner:
             yield from part.follow(logits)
             return
@@ -154,7 +156,7 @@ def open_for_search(part: MomentsOfFit, search: Searched) -> Callable[[int, Floa
 class _Paid:
     """A director whose folds the labels pay for, durably, before the first fit that leaves one out is asked for.
 
-    Args: cost: exact label sums that a fold gives to all providers together.
+    Args: cost: of the label sums that a fold gives to all providers together (`label_cost_of_fold`).
     """
 
     def __init__(self, director: Director, labels: RowAccount, cost: float) -> None:

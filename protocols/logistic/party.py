@@ -61,6 +61,7 @@ _UNSOUND_TRACE = 2.0**40
 _HALVINGS = 10
 _SCALE = FEATURE_BITS + RESIDUAL_BITS
 _NOISE: int = round(1e-5 * (1 << _SCALE))  # largest noise on a gradient, PROTOCOLS.md section 3, step 3
+_LOOSE_NOISE: int = round(1e-3 * (1 << _SCALE))  # where a fit is only compared: ADR 14
 
 
 @dataclass(frozen=True)
@@ -435,7 +436,8 @@ class TrainingParty:
         residual: RingArray | None = None
         if self._is_holder:
             residual = yield from self._residual(batch, phase, fit.plan)
-        gradient = yield from self._transpose_product(batch, column, residual)
+        noise = _LOOSE_NOISE if fit.plan.loose else _NOISE
+        gradient = yield from self._transpose_product(batch, column, residual, noise)
         yield from self._opened("own gradient block", len(gradient))
         return gradient + self._own.penalty(fit.l2) * self._block.weights
 
@@ -461,17 +463,19 @@ class TrainingParty:
             residual = self._ring.add(residual, label_offset(self._label, self._ring))
         return residual if plan.fold is None else _only(residual, self._plans.taken(plan.fold))
 
-    def _transpose_product(self, index: int, column: int, residual: RingArray | None) -> Script[FloatArray]:
+    def _transpose_product(
+        self, index: int, column: int, residual: RingArray | None, noise: int = _NOISE
+    ) -> Script[FloatArray]:
         """Steps 3 and 4: X_P^T d of the residual d that A and H_1 share, each share under its masks of `column`.
 
-        residual: at a share holder, its share.
+        residual: at a share holder, its share; noise: the largest that a holder adds.
         """
         known: list[RingArray] = []
         if residual is not None:
             masked = self._ring.to_bytes(self._ring.subtract(residual, self._offline.mask_column(column)))
             yield from send(self._others, MaskedResidual(index, masked))
             for party in self._others:
-                half = [value + self._noise() for value in self._offline.half(party, column)]
+                half = [value + self._noise(noise) for value in self._offline.half(party, column)]
                 yield from send(party, GradientShare(index, self._ring.to_bytes(self._ring.from_integers(half))))
             known.append(residual)
         halves = [0] * self._design.shape[1]
@@ -576,8 +580,8 @@ class TrainingParty:
     def _opened(self, what: str, numbers: int) -> Script[None]:
         yield Opened((Learned(what, numbers),))
 
-    def _noise(self) -> int:
-        return uniform_below(int(2 * _NOISE) + 1, self._entropy) - int(_NOISE)
+    def _noise(self, most: int) -> int:
+        return uniform_below(2 * most + 1, self._entropy) - most
 
     def _result(self, fit: _Fit) -> Coefficients:
         weights, intercept = fit.block.weights, None

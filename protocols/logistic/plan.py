@@ -73,11 +73,11 @@ class SequenceRules:
                     f"{crowd} features of one party over {self.folds} row sets exceed the {limit} that a bin of "
                     f"{smallest} rows of another party stands"
                 )
-        given = self.folds * sum(d for party, d in table.shape.items() if party != label_owner)
+        given = self.folds * label_cost_of_fold(table)
         if name == label_owner and table.label_cost + given > table.label_budget:
             raise LabelLeakageError(
                 "LABEL_BUDGET",
-                f"{self.folds} folds would give {given} more exact numbers about the label, binning gave "
+                f"{self.folds} folds would give {given} more label counts, binning gave "
                 f"{table.label_cost:g}, and the budget is {table.label_budget:.1f}",
                 "cross-validate with fewer folds or features, or with more rows",
             )
@@ -162,6 +162,15 @@ class SingleFit:
     def chosen(self, done: Sequence[Outcome]) -> int:
         """See `Director`."""
         return 0
+
+
+def label_cost_of_fold(table: BinningTable) -> int:
+    """What the label sums of one fold give away, in the units of F (PROTOCOLS.md section 2.5); at the label owner.
+
+    Who knows the rows of the fold can solve one exact sum of a feature for the bads of its bins there: WOE have 16
+    bits, and a bin few bads. So a sum costs what its bins do.
+    """
+    return sum(len(peer.rows) - 1 for peers in table.peers.values() for peer in peers)
 
 
 def least_rows(n: int, folds: int) -> int:

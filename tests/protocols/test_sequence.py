@@ -23,6 +23,7 @@ from protocols.logistic.messages import (
     MaskedResidual,
     NextFit,
 )
+from protocols.logistic.offline import OfflineProducts
 from protocols.logistic.party import FitRules, FitSequence
 from protocols.logistic.plan import Director, FitPlan, Outcome, SequenceRules, SingleFit, check_plan, fold_rows
 from protocols.roles import COORDINATOR
@@ -259,10 +260,36 @@ def test_folds_that_show_too_much_of_a_small_bin_are_refused_by_its_owner_and_by
 
 def test_label_sums_of_folds_count_against_the_label_budget(made: tuple[Stages, Any, Any]) -> None:
     bank = made[2]["bank"]
-    given = 3 * (bank.shape["bureau"] + bank.shape["tax"])
+    given = 3 * sum(len(f.woe) - 1 for name in ("bureau", "tax") for f in made[2][name].features)
     RULES.check("bank", replace(bank, label_budget=bank.label_cost + given), "bank")
     with pytest.raises(LabelLeakageError, match="LABEL_BUDGET"):
         RULES.check("bank", replace(bank, label_budget=bank.label_cost + given - 1), "bank")
+
+
+def test_gradients_of_a_fit_that_is_only_compared_carry_more_noise(
+    made: tuple[Stages, Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What tells a sparse column of another party apart are the low digits of many gradients (ADR 14)."""
+    halves: dict[tuple[str, str], list[list[int]]] = {}
+    half = OfflineProducts.half
+
+    def record(self: OfflineProducts, party: str, column: int) -> list[int]:
+        halves.setdefault((self._name, party), []).append(half(self, party, column))
+        return halves[self._name, party][-1]
+
+    monkeypatch.setattr(OfflineProducts, "half", record)
+    played = play(made, Scripted(FitPlan(loose=True), FitPlan(plus=(0,))), FitRules(sequence=RULES))
+    loose = played.sequences["bank"].outcomes[0].gradients
+    ring = made[1]["bank"].layout.ring
+    noises: tuple[list[float], list[float]] = ([], [])
+    for (holder, party), columns in halves.items():
+        frames = played.stages.network.sent(GradientShare, holder, party)
+        for i, (frame, own) in enumerate(zip(frames, columns, strict=True)):
+            sent = ring.to_integers(ring.from_bytes(frame.message(GradientShare).shares, (len(own),)))
+            noises[i >= loose].extend(ring.lift(a - b) / 2**56 for a, b in zip(sent, own, strict=True))
+    for found, most in zip(noises, (1e-3, 1e-5), strict=True):
+        assert max(map(abs, found)) <= 1.01 * most
+        assert np.std(found) == pytest.approx(most / 3**0.5, rel=0.2)
 
 
 def test_a_spent_budget_ends_the_sequence_with_the_best_so_far_where_the_director_says_so(
