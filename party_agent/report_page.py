@@ -478,7 +478,7 @@ def _why(reason: str, owner: str) -> str:
         "stepwise": "the model is better without it, or its coefficient has the wrong sign",
         "information value": "separates goods from bads too little",
         "label budget": "beyond the label budget",
-        "small bins": "its bins are too small",
+        "small bins": "too many features beside bins this small",
         "dropped by the gate": f"not selected by {owner}",
         "": f"not selected by {owner}",
     }.get(reason, reason)

@@ -65,6 +65,18 @@ def feature_limit(n: int, smallest_bin_rows: int) -> int:
     return math.floor(n * entropy_bits(smallest_bin_rows / n) / 12)
 
 
+def known_sums(features: int, *, search: bool = False) -> int:
+    """Sums of a provider's column with columns that it knows which exact moments give the label owner.
+
+    With so many features of its own: 1 and X_A, and weighted w, w X_A and w y_w, the latter twice where a search opens
+    moments of the fit of all features and then of the model (docs/protocols/moments.md, "Bounds").
+
+    >>> known_sums(14), known_sums(14, search=True)
+    (31, 47)
+    """
+    return 3 * features + 5 if search else 2 * features + 3
+
+
 def least_bin_rows(n: int, features: int) -> int | None:
     """Least rows of the smallest bin of every other party with which a party may have so many features; None if none.
 
@@ -240,6 +252,7 @@ def choose_features(
     label_budget: float,
     own_party: str,
     remerge: Callable[[Candidate, int], Candidate],
+    own_sums: Callable[[int], int] = lambda features: features,
 ) -> Choice:
     """Which features pass the gate, with which bins; the same whatever the order of `candidates`.
 
@@ -248,12 +261,14 @@ def choose_features(
     2. While F of the providers' features exceeds `label_budget`, the one of lowest IV is dropped.
     3. Where a party has more features than n h(q) / 12 (q: smallest bin share of the others), small bins of the others
        are merged further, to at most 5 % of n; what that leaves too weak, or in one bin, is dropped. Then that party's
-       features of lowest IV are dropped until it holds.
+       features of lowest IV are dropped until it holds. Of the label owner's features `own_sums` counts.
     No party is left with fewer than 3 features, and none of them has one bin only. Of equal IV the one with fewer bins
     stays, then the lower alias (aliases are random).
 
     Args: n, bads: training rows and bads. label_budget: what is left of it on these rows. own_party: the label owner,
-        whose features cost nothing. remerge: the candidate merged again with at least so many rows a bin.
+        whose features cost nothing. remerge: the candidate merged again with at least so many rows a bin. own_sums: how
+        many sums of a column of another party with columns that it knows so many features give the label owner; more
+        than the features where the recipe opens exact moments.
     Raises: DataError: a party has fewer than 3 features of two bins or more. LabelLeakageError: 3 features a provider
         exceed the label budget. SmallIntersectionError: step 3 cannot be met. RemoteProtocolError: an alias used twice.
     """
@@ -261,7 +276,7 @@ def choose_features(
         sum(candidate.bin_rows) != n or sum(candidate.bin_bads) != bads for candidate in candidates
     ):
         raise check_failed()
-    gate = _Gate(candidates, n, minimum_iv, label_budget, own_party)
+    gate = _Gate(candidates, n, minimum_iv, label_budget, own_party, own_sums)
     gate.drop_weak()
     gate.fit_label_budget()
     minimum_rows = gate.merge_small_bins(remerge)
@@ -280,13 +295,20 @@ class _Gate:
     """The choice in the making: `kept` and `dropped` by alias."""
 
     def __init__(
-        self, candidates: Sequence[Candidate], n: int, minimum_iv: float, label_budget: float, own_party: str
+        self,
+        candidates: Sequence[Candidate],
+        n: int,
+        minimum_iv: float,
+        label_budget: float,
+        own_party: str,
+        own_sums: Callable[[int], int],
     ) -> None:
         self.kept = {candidate.alias: candidate for candidate in sorted(candidates, key=_strength)}
         self.dropped: dict[str, Reason] = {}
         self._parties = sorted({candidate.party for candidate in candidates})
         self._offered = sum(candidate.party != own_party for candidate in candidates)
         self._n, self._minimum_iv, self._label_budget, self._own_party = n, minimum_iv, label_budget, own_party
+        self._own_sums = own_sums
 
     def of(self, party: str) -> list[Candidate]:
         """Kept features of a party, strongest first."""
@@ -347,7 +369,7 @@ class _Gate:
 
     def drop_for_small_bins(self) -> None:
         while True:
-            crowded = [party for party in self._parties if len(self.of(party)) > self._limit(party)]
+            crowded = [party for party in self._parties if self._sums(party) > self._limit(party)]
             if not crowded:
                 return
             spare = self._spare(crowded)
@@ -355,18 +377,23 @@ class _Gate:
                 raise SmallIntersectionError(
                     "TOO_FEW_ROWS",
                     f"{self._n} training rows are too few for {LEAST_FEATURES} features a party beside bins this small",
-                    "bring more rows, or coarser features",
+                    "bring more rows, or coarser features; or open no exact moments: no standard errors, no search",
                 )
             self._drop(max(spare, key=_strength), "small bins")
 
     def _limit(self, party: str) -> int:
         others = [min(feature.bin_rows) for feature in self.kept.values() if feature.party != party]
-        return feature_limit(self._n, min(others)) if others else len(self.kept)
+        return feature_limit(self._n, min(others)) if others else self._sums(party)
+
+    def _sums(self, party: str) -> int:
+        """What counts against the limit: features, or the sums that these give the label owner."""
+        features = len(self.of(party))
+        return self._own_sums(features) if party == self._own_party else features
 
     def _rows_needed(self, party: str) -> int:
-        """Rows that each bin of `party` needs for the sake of the other parties' numbers of features."""
-        features = max((len(self.of(other)) for other in self._parties if other != party), default=0)
-        least = least_bin_rows(self._n, features)
+        """Rows that each bin of `party` needs for the sake of what the other parties' features tell of it."""
+        sums = max((self._sums(other) for other in self._parties if other != party), default=0)
+        least = least_bin_rows(self._n, sums)
         return self._n if least is None else least
 
     def _spare(self, parties: Iterable[str]) -> list[Candidate]:

@@ -18,6 +18,7 @@ from protocols.binning.budget import (
     Choice,
     assess,
     choose_features,
+    known_sums,
     label_budget,
 )
 from protocols.binning.correlation import LEAST_FEATURES, uncorrelated
@@ -228,7 +229,14 @@ class LabelOwner:
             label_budget=self._label_budget,
             own_party=self._name,
             remerge=lambda candidate, minimum_rows: self._assess(candidate.alias, minimum_rows),
+            own_sums=self._own_sums,
         )
+
+    def _own_sums(self, features: int) -> int:
+        """What so many own features count against the limit that a provider's smallest bin sets."""
+        if not self._recipe.opens_moments:
+            return features
+        return known_sums(features, search=self._recipe.model.search != "none")
 
     @cached_property
     def _label_budget(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from phe import PaillierPublicKey
 
-from protocols.binning.budget import feature_limit
+from protocols.binning.budget import feature_limit, known_sums
 from protocols.errors import SmallIntersectionError
 from protocols.moments.layout import ColumnLayout
 from protocols.paillier import verify_public_key
@@ -63,12 +63,12 @@ def check_column_budget(rows: int, label_owner_features: int, smallest_bin_rows:
     Raises: SmallIntersectionError TOO_FEW_ROWS.
     Source: PROTOCOLS.md section 3, "Guards".
     """
-    sums = 3 * label_owner_features + 5 if search else 2 * label_owner_features + 3
+    sums = known_sums(label_owner_features, search=search)
     limit = feature_limit(rows, smallest_bin_rows)
     if sums > limit:
         raise SmallIntersectionError(
             "TOO_FEW_ROWS",
             f"{rows} training rows and a bin of {smallest_bin_rows} allow {limit} exact moments of a feature, "
             f"and {label_owner_features} features of the label owner give {sums}",
-            "use fewer features of the label owner, larger bins or more rows",
+            "use fewer features of the label owner, larger bins or more rows; or no standard errors and no search",
         )

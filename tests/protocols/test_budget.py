@@ -1,6 +1,8 @@
 import math
 import random as stdlib_random
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -19,12 +21,14 @@ from protocols.binning.budget import (
     entropy_bits,
     feature_limit,
     gradient_budget,
+    known_sums,
     label_cost,
     least_bin_rows,
 )
 from protocols.binning.rules import MergeRule
 from protocols.binning.weight_of_evidence import EmptyBinError
 from protocols.errors import DataError, LabelLeakageError, RemoteProtocolError, SmallIntersectionError
+from protocols.moments.pairs import check_column_budget
 
 
 def test_entropy_is_one_bit_at_a_half_and_none_at_the_ends():
@@ -97,7 +101,12 @@ def coarser(candidate: Candidate, minimum: int) -> Candidate:
     return replace(candidate, bin_rows=tuple(rows), bin_bads=tuple(bads), iv=iv, iv_units=round(1000 * iv))
 
 
-def choose(candidates: list[Candidate], label_budget: float = 1000.0, minimum_iv: float = 0.02) -> Choice:
+def choose(
+    candidates: list[Candidate],
+    label_budget: float = 1000.0,
+    minimum_iv: float = 0.02,
+    own_sums: Callable[[int], int] = lambda features: features,
+) -> Choice:
     return choose_features(
         candidates,
         n=N,
@@ -106,6 +115,7 @@ def choose(candidates: list[Candidate], label_budget: float = 1000.0, minimum_iv
         label_budget=label_budget,
         own_party="bank",
         remerge=coarser,
+        own_sums=own_sums,
     )
 
 
@@ -207,6 +217,25 @@ def test_where_merging_is_not_enough_the_crowded_party_drops_its_lowest_iv():
     choice = choose([*crowd, *lopsided])
     limit = feature_limit(N, 60)
     assert choice.dropped_by_reason == {f"b{i:02d}": "small bins" for i in range(45 - limit)}
+
+
+def test_where_exact_moments_open_the_gate_makes_room_for_them() -> None:
+    """Bins are merged first, then features of the label owner go, until the guard of the moments holds."""
+    crowd = [made(f"b{i:02d}", "bank", 0.3 + i / 1000, (2000, 2000)) for i in range(20)]
+    small = [made(f"h{i}", "bureau", 0.3, (1500, 1500, 940, 60)) for i in range(4)]
+    assert choose([*crowd, *small]).remerged_minimum_rows == 0
+    for search in (False, True):
+        choice = choose([*crowd, *small], own_sums=partial(known_sums, search=search))
+        assert choice.remerged_minimum_rows == least_bin_rows(N, known_sums(20, search=search))
+        assert not choice.dropped_by_reason
+        check_column_budget(N, 20, min(min(c.bin_rows) for c in choice.kept), search=search)
+    lopsided = [made(f"h{i}", "bureau", 0.9, (3940, 60)) for i in range(3)]
+    choice = choose([*crowd, *lopsided], own_sums=partial(known_sums, search=True))
+    kept = sum(candidate.party == "bank" for candidate in choice.kept)
+    assert choice.dropped_by_reason == {f"b{i:02d}": "small bins" for i in range(20 - kept)}
+    check_column_budget(N, kept, 60, search=True)
+    with pytest.raises(SmallIntersectionError, match="TOO_FEW_ROWS"):
+        check_column_budget(N, kept + 1, 60, search=True)
 
 
 def test_three_features_beside_a_bin_of_one_row_are_refused():
