@@ -262,6 +262,48 @@ def test_a_search_and_the_model_each_open_moments_once_and_the_statement_says_so
     assert kinds.count("search") == len(own_aliases(selected, "tax")) >= kinds.count("weighted") > 0
 
 
+def test_a_search_that_is_killed_after_its_moments_opened_goes_on_with_them(tmp_path: Path, selected: Ended) -> None:
+    consortium = SmallConsortium(tmp_path, providers=2)
+    consortium.recipe += ERRORS + STEPWISE
+    out = tmp_path / "out"
+
+    def lines(name: str, pattern: str) -> list[str]:
+        return [line for path in sorted((out / name).glob(pattern)) for line in path.read_text().splitlines() if line]
+
+    with subprocess.Popen(command(consortium.arguments(out)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as job:
+        assert wait_until(lambda: any((out / "bank" / "checkpoints").glob("*/search.bin")), 60)
+        signal_to(party_processes(out)["tax"], signal.SIGKILL)
+        job.communicate(timeout=60)
+    assert not (out / "bank" / "model.json").exists()
+    opened = {name: lines(name, "opened-moments.jsonl") for name in consortium.names}
+    assert {json.loads(line)[1] for line in opened["tax"]} == {"search"}
+    spent = sum("column" in line for line in lines("bank", "spent-*.tsv"))
+    ended = concordat(["resume", "--out", str(out), "--seed", "7", "--json"], out)
+    assert ended.returncode == 0, ended.text + ended.stderr
+
+    def names_of(folder: Path, name: str) -> set[str]:
+        features = json.loads((folder / name / "model.json").read_bytes())["features"]
+        return {feature["binning"]["feature"] for feature in features}
+
+    for name in consortium.names:
+        assert names_of(out, name) == names_of(selected.out, name)
+        again = lines(name, "opened-moments.jsonl")
+        assert [line for line in again if json.loads(line)[1] == "search"] == opened[name]
+        indices = lines(name, "spent-*.tsv")
+        assert len(indices) == len(set(indices))
+    path = report_of(ended, "bank")["estimation"]["path"]
+    before, after = (
+        json.loads((folder / "shared.json").read_bytes())["training"]["gradient_budget"]
+        for folder in (selected.out / "bank", out / "bank")
+    )
+    assert after == before - spent  # what the first attempt spent is gone
+    assert len(path) == len(report_of(selected, "bank")["estimation"]["path"])
+    exact = "exact second moments of own columns and a peer's model features"
+    statement = report_of(ended)["statement"]["bank"]
+    times = [line["stage"] for line in statement if line["what"] == exact]
+    assert len([stage for stage in times if stage.startswith("train")]) == 2  # one a provider
+
+
 def test_a_sign_constraint_leaves_no_positive_coefficient(tmp_path: Path) -> None:
     ended = run(tmp_path, "\n[model]\nsign_constraint = true\n")
     assert ended.returncode == 0, ended.text + ended.stderr
