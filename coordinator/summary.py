@@ -57,11 +57,12 @@ def print_summary(report: dict[str, Any], out: Path, outcome: Outcome) -> None:
     fact("Numbers each learned", _each(opened))
     if report["parity"]:
         _say_parity(report["parity"], fact)
-    passes = report["training"]["passes"]
+    training = report["training"]
+    passes, fits = training["passes"], training.get("fits", 1)
     fact(
         "How it was computed",
-        f"{outcome.seconds:.0f} s, {report['keys']['bits']}-bit keys, {report['training']['iterations']} gradients in "
-        f"{passes} encrypted {'pass' if passes == 1 else 'passes'}",
+        f"{outcome.seconds:.0f} s, {report['keys']['bits']}-bit keys, {training['iterations']} gradients"
+        f"{f' of {fits} fits' if fits > 1 else ''} in {passes} encrypted {'pass' if passes == 1 else 'passes'}",
     )
     fact("Through the coordinator", f"{outcome.relayed_bytes / 1e6:,.0f} MB, of which it could read nothing")
     say()
@@ -75,6 +76,8 @@ def _say_parity(parity: dict[str, Any], fact: Callable[[str, str], None]) -> Non
     ties = ", rounding ties aside" if parity["points_ties"] else ""
     points = f"the same points in every bin{ties}" if parity["points_equal"] else "OTHER POINTS in some bins"
     fact("Beside pooled data", points)
+    if "same_features" in parity:
+        fact("", "a search keeps the same features" if parity["same_features"] else "A SEARCH KEEPS OTHER FEATURES")
     fact("", f"coefficients differ by {parity['max_abs_coef_diff']:.6f} at most,")
     fact("", f"default rates by {100 * parity['max_abs_pd_diff']:.5f} percentage points at most")
 

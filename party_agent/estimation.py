@@ -48,7 +48,7 @@ def sequence_rules(recipe: Recipe) -> SequenceRules | None:
     """Which fits this party takes part in, by the recipe that it accepted; None: a single one."""
     rules, model = recipe.validation, recipe.model
     if model.search != "none":
-        return SequenceRules(model.most_refits + 1, (model.l2,), subsets=True, likelihoods=True)
+        return SequenceRules(model.most_refits + 2, (model.l2,), subsets=True, likelihoods=True)
     if model.sign_constraint:
         return SequenceRules(MOST_SIGN_FITS, (model.l2,), subsets=True, signs=True)
     if not rules.folds:
@@ -193,6 +193,7 @@ def fitted_of(
     record = {
         "fits": len(sequence.fits),
         "gradients": sum(fit.gradients for fit in sequence.fits),
+        "passes": sequence.fits[-1].passes,
         "l2": l2,
         "within_budget": all(fit.converged for fit in sequence.fits),
         "cross_validation": _cross_validated(outcomes, rules),
@@ -218,6 +219,7 @@ def _path(outcomes: Sequence[Outcome], chosen: int, recipe: Recipe, bins: Binnin
                 "criterion": value,
                 "gradients": outcome.gradients,
                 "converged": outcome.converged,
+                "loose": outcome.plan.loose,
                 "model": place == chosen,
             }
         )

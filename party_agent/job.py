@@ -370,6 +370,7 @@ class TrainingJob(Stages):
             self._seat.folder, aligned.table.ids, totals.points, logits, samples, explained.header, explained.cells()
         )
         joint = self.seconds["encrypt"] + self.seconds["bin"] + self.seconds["train"]
+        sequence = fitted.record or {}
         document = report.shared_report(
             job=self._seat.agreement.job.job,
             finished=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -379,12 +380,14 @@ class TrainingJob(Stages):
             ),
             training=report.TrainingSummary(
                 n=bins.rows,
-                iterations=own.gradients,
+                iterations=sequence.get("gradients", own.gradients),
                 seconds=joint,
-                passes=fitted.coefficients.passes,
+                passes=sequence.get("passes", fitted.coefficients.passes),
                 gradient_budget=fitted.coefficients.budget,
                 label_budget=int(bins.label_budget),
                 label_budget_spent=bins.label_cost,
+                fits=sequence.get("fits", 1),
+                within_budget=sequence.get("within_budget", True),
             ),
             validation=validation,
             key_bits=self._recipe.keys.bits,

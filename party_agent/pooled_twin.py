@@ -74,7 +74,8 @@ def compare(out: Path, sources: Mapping[str, Any]) -> dict[str, Any]:
     parity = _differences(parts, weights, x, label, test, shared["metrics"]["test"]["auc"])
     parity |= _on_training_rows(parts, weights, x[training], label[training])
     if recipe.model.search != "none":
-        parity["same_features"] = _same_selection(out, names, tables, label, training, recipe)
+        ended = [row["converged"] for row in record["path"]]
+        parity["same_features"] = _same_selection(out, names, tables, label, training, recipe, ended)
     if recipe.inference.standard_errors:
         parity["max_rel_se_diff"] = _errors_differ(out, names, weights, x[training], l2)
     document = shared | {"parity": parity}
@@ -152,13 +153,17 @@ def _same_selection(
     label: IntArray,
     training: BoolArray,
     recipe: Recipe,
+    ended: Sequence[bool],
 ) -> bool:
-    """Whether the same search on pooled plaintext, with the same rules, keeps the same features."""
+    """Whether the same search on pooled plaintext, with the same rules, keeps the same features.
+
+    Args: ended: of each fit of the run, whether it did within the gradient budget, which pooled fits know nothing of.
+    """
     parts = [_part(out / name, tables[name], label, training, model.CANDIDATES_FILE) for name in names]
     owners = {f.alias: name for name, part in zip(names, parts, strict=True) for f in part.features}
     x = np.column_stack([np.ones(len(training)), *(part.design for part in parts)])[training]
     search = PooledSearch(x, label[training], owners)
-    kept_here = search.best(recipe)
+    kept_here = search.best(recipe, ended)
     kept_there = {f.alias for name in names for f in model.read(Folder(out / name)).features}
     return kept_here == kept_there
 
@@ -172,11 +177,14 @@ class PooledSearch:
         self._owners = dict(owners)
         self.moments: Moments | None = None
 
-    def best(self, recipe: Recipe) -> set[str]:
-        """The aliases that a stepwise search keeps."""
+    def best(self, recipe: Recipe, ended: Sequence[bool] = ()) -> set[str]:
+        """The aliases that a stepwise search keeps. ended: false for a fit that the search is not to see the end of."""
         director = stepwise(recipe, self._owners, self)
         done: list[Outcome] = []
         while (plan := director.next_fit(done)) is not None:
+            if not all(ended[: len(done) + 1]):
+                done.append(Outcome(plan, 0, 0.0, False))
+                break
             model_of_plan = kept(plan.dropped, self._owners)
             columns = [0, *(j for j, alias in enumerate(self._owners, start=1) if alias in model_of_plan)]
             x = self._x[:, columns]

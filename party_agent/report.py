@@ -53,6 +53,8 @@ class AlignmentSummary:
 class TrainingSummary:
     """Stage train. `n`: training rows; `iterations`: gradients taken; `passes`: encrypted passes; budgets of section 3.
 
+    `fits`: how many the gradients and passes are of; `within_budget`: false if the gradients were spent before the last
+    of them ended, so that the model is the best of the others.
     `label_budget` and `label_budget_spent` are counts `F` of PROTOCOLS.md section 2; None where not known.
     """
 
@@ -63,6 +65,8 @@ class TrainingSummary:
     gradient_budget: int | None = None
     label_budget: int | None = None
     label_budget_spent: float | None = None
+    fits: int = 1
+    within_budget: bool = True
 
 
 @dataclass(frozen=True)
@@ -250,6 +254,8 @@ def shared_report(
             "gradient_budget": training.gradient_budget,
             "label_budget": training.label_budget,
             "label_budget_spent": training.label_budget_spent,
+            "fits": training.fits,
+            "within_budget": training.within_budget,
         },
         "metrics": metrics,
         "curves": figures["curves"],

@@ -90,6 +90,13 @@ def _verdict(report: Mapping[str, Any]) -> tuple[Verdict, str, str]:
 
 
 def _cautions(report: Mapping[str, Any]) -> Iterable[str]:
+    training = report["training"]
+    if not training.get("within_budget", True):
+        yield (
+            f"The {thousands(training['gradient_budget'])} gradients that rows and recipe allow were spent before the "
+            "selection of features ended: the model is the best fit until then. Begin with fewer features, or bring "
+            "more rows."
+        )
     train, test, psi = (report["metrics"][name] for name in ("train", "test", "psi"))
     gap = train["auc"] - test["auc"]
     if gap > LARGE_GAP:

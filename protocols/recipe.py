@@ -174,7 +174,7 @@ class Model(_Section):
     )
     direction: Literal["forward", "backward", "both"] = Field(default="both", description="Of the search.")
     criterion: Literal["bic", "aic"] = Field(default="bic", description="What the search makes least.")
-    most_refits: int = Field(default=12, ge=1, le=12, description="Most exact fits of a search after the first.")
+    most_refits: int = Field(default=12, ge=1, le=12, description="Most exact fits of ends of a search.")
     sign_constraint: bool = Field(
         default=False,
         description="Leave out features whose coefficient is positive, where a higher WOE would be riskier.",

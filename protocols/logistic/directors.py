@@ -151,6 +151,9 @@ class SignConstrained:
 class Stepwise:
     """Search on the quadratic approximation, exact refit of its end, search again around that: until no better.
 
+    The fit of all features only starts the search, and stops at the loose tolerance; where it proves the best, it is
+    taken to its end last.
+
     Args: owners: party by alias, of all features; moments: of the fit that `next_fit` is asked after, or None where
         they do not open: then the search goes on with those of the first; exact: -2 log L of a fit plus its cost.
     """
@@ -173,7 +176,11 @@ class Stepwise:
     def next_fit(self, done: Sequence[Outcome]) -> FitPlan | None:
         """See `Director`: first all features, then the end of each search that was not fitted yet."""
         if not done:
-            return FitPlan(self._penalty, likelihood=True)
+            return FitPlan(self._penalty, loose=True, likelihood=True)
+        return self._end_of_search(done) or self._end_of_fit(done)
+
+    def _end_of_search(self, done: Sequence[Outcome]) -> FitPlan | None:
+        """An exact fit of what the next search ends with; None if it was fitted."""
         if len(done) > self._most:
             return None
         best = self.chosen(done)
@@ -185,8 +192,7 @@ class Stepwise:
         if self._search is None:
             return None
         model = self._search.best()
-        tried = [kept(outcome.plan.dropped, self._owners) for outcome in done]
-        if model in tried:
+        if model in [self._model(outcome) for outcome in done]:
             return None
         return FitPlan(
             self._penalty,
@@ -196,24 +202,31 @@ class Stepwise:
             best_effort=True,
         )
 
+    def _end_of_fit(self, done: Sequence[Outcome]) -> FitPlan | None:
+        """The best fit taken on from the loose tolerance to its end; None if it was."""
+        best = self.chosen(done)
+        plan = done[best].plan
+        return replace(plan, loose=False, plus=(best,), history=best, best_effort=True) if plan.loose else None
+
     def chosen(self, done: Sequence[Outcome]) -> int:
-        """See `Director`: of the converged fits, that of the least criterion.
+        """See `Director`: of the converged fits, that of the least criterion; of two of its features, the exact one.
 
         Raises: ModelError: NOT_CONVERGED.
         """
-        values = {
-            i: criterion_of(
-                outcome.log_likelihood,
-                len(kept(outcome.plan.dropped, self._owners)),
-                outcome.rows,
-                self._rules.criterion,
-            )
-            for i, outcome in enumerate(done)
-            if outcome.converged and outcome.log_likelihood is not None
-        }
-        if not values:
+        ended = [i for i, outcome in enumerate(done) if outcome.converged and outcome.log_likelihood is not None]
+        if not ended:
             raise ModelError("NOT_CONVERGED", "no fit of the selection ended within the gradient budget")
-        return min(values, key=lambda i: (values[i], i))
+        model = self._model(done[min(ended, key=lambda i: (self._value(done[i]), i))])
+        return min((i for i in ended if self._model(done[i]) == model), key=lambda i: (done[i].plan.loose, i))
+
+    def _model(self, outcome: Outcome) -> frozenset[str]:
+        return kept(outcome.plan.dropped, self._owners)
+
+    def _value(self, outcome: Outcome) -> float:
+        if outcome.log_likelihood is None:
+            return math.inf
+        features = len(self._model(outcome))
+        return criterion_of(outcome.log_likelihood, features, outcome.rows, self._rules.criterion)
 
 
 def _last_converged(done: Sequence[Outcome]) -> int:

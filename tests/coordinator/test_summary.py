@@ -54,6 +54,17 @@ def test_a_joint_scorecard_that_is_no_better_is_said_to_be_none_before_any_figur
     assert any(line.startswith("Note: 174 bads trained 43 features") for line in lines)
 
 
+def test_a_search_is_told_with_all_its_fits_and_compared_with_one_on_pooled_data(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert any("37 gradients in 3 encrypted passes" in line for line in printed(REPORT, capsys))
+    for same, words in ((True, "keeps the same features"), (False, "KEEPS OTHER FEATURES")):
+        searched = {"training": REPORT["training"] | {"fits": 2}, "parity": REPORT["parity"] | {"same_features": same}}
+        text = "\n".join(printed(REPORT | searched, capsys))
+        assert words in text
+        assert "37 gradients of 2 fits in 3 encrypted passes" in text
+
+
 def test_rows_out_of_time_are_not_counted_as_test_rows(capsys: pytest.CaptureFixture[str]) -> None:
     assert any("6,072: 4,250 to train, 1,822 to test" in line for line in printed(REPORT, capsys))
     late = REPORT | {"metrics": REPORT["metrics"] | {"out_of_time": {"n": 1000}}}

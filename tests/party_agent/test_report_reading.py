@@ -76,4 +76,11 @@ def test_a_careful_reader_is_warned_of_what_the_figures_cannot_carry(report: dic
     ):
         assert words in cautions
     assert "PSI 0.13" in cautions
+    assert "gradients" not in cautions
+    weak["training"] |= {"fits": 2, "within_budget": False}
+    (spent,) = [caution for caution in reading_of(weak).cautions if "gradients" in caution]
+    assert "212 gradients" in spent
+    assert "best fit until then" in spent
+    assert spent in Page(render_shared(weak)).text
+    assert "14 gradients of 2 fits of at most 212" in Page(render_shared(weak)).text
     assert "Read with care" in Page(render_shared(weak)).text
