@@ -90,9 +90,9 @@ def _training(recipe: Recipe, parties: Parties) -> tuple[str, ...]:
     chosen = (
         (
             f"Selection of features, {model.direction}, by {model.criterion.upper()}, with {model.most_refits + 1} "
-            "further fits at most: the logits of the fit of all features (rounded to 0.01) and exact weighted sums of "
-            "products of all features open to the label owner, once under the contract, and the log-likelihood of each "
-            "fit. Each provider learns which of its own features a fit leaves out.",
+            "further fits at most: the logits of the fit of all features (each part rounded to 0.25) and exact "
+            "weighted sums of products of all features open to the label owner, once under the contract, and the log-"
+            "likelihood of each fit. Each provider learns which of its own features a fit leaves out.",
         )
         if model.search != "none"
         else ()
