@@ -59,7 +59,7 @@ from protocols.statement import Statement
 
 RESUMABLE = ("align", "encrypt", "bin", "train")
 INFERENCE = "inference"
-STEPWISE = "stepwise"  # why a selection among fits left a feature out
+STEPWISE, SIGN = "stepwise", "sign"  # why a selection among fits left a feature out
 
 
 class TrainingJob(Stages):
@@ -92,7 +92,7 @@ class TrainingJob(Stages):
         fitted = self.train(aligned, bins, rows)
         if fitted.record is not None and fitted.record["path"] is not None:
             self._write_candidates(bins)
-        bins = bins.without(self._seat.name, fitted.dropped, STEPWISE)
+        bins = bins.without(self._seat.name, fitted.dropped, SIGN if self._recipe.model.sign_constraint else STEPWISE)
         own = self.scorecard(bins, fitted.coefficients)
         if self._recipe.inference.standard_errors:
             self.infer(aligned, bins, rows, own, fitted.l2)

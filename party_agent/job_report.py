@@ -21,7 +21,9 @@ def feature_lines(name: str, bins: BinningTable) -> dict[str, list[report.Featur
         kept = [report.FeatureLine(feature.alias, True) for feature in features]
         dropped = [
             report.FeatureLine(
-                peer.alias, False, peer.reason if peer.reason in ("correlation", "stepwise") else "dropped by the gate"
+                peer.alias,
+                False,
+                peer.reason if peer.reason in ("correlation", "stepwise", "sign") else "dropped by the gate",
             )
             for peer in bins.dropped_peers[party]
         ]

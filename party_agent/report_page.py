@@ -475,7 +475,8 @@ def _chosen(lines: Sequence[Mapping[str, Any]], owner: str) -> dict[str, Any]:
 def _why(reason: str, owner: str) -> str:
     return {
         "correlation": "too much like a stronger feature of the same party",
-        "stepwise": "the model is better without it, or its coefficient has the wrong sign",
+        "stepwise": "the model is better without it",
+        "sign": "its coefficient has the wrong sign",
         "information value": "separates goods from bads too little",
         "label budget": "beyond the label budget",
         "small bins": "too many features beside bins this small",
