@@ -180,6 +180,12 @@ class TrainingJob(Stages):
         job = self._seat.agreement.job
         return FileRowAccount(self._seat.home, purse, f"{job.job}-{job.attempt}", training.ids)
 
+    def _row_sets(self, training: Table, sequence: SequenceRules | None) -> FileRowAccount:
+        """All rows are one set in whatever job; folds are drawn anew in every attempt."""
+        if sequence is not None and sequence.folds:
+            return self._account(Purse.ROW_SETS, training)
+        return FileRowAccount(self._seat.home, Purse.ROW_SETS, "rows", training.ids)
+
     def train(self, aligned: AlignedTable, bins: BinningTable, rows: RowMasks) -> Fitted:
         """The joint fit, or fits."""
         sequence = sequence_rules(self._recipe)
@@ -212,6 +218,7 @@ class TrainingJob(Stages):
             label=aligned.training.label,
             before=Spent(point.columns, point.gradients) if point else None,
             account=self._account(Purse.GRADIENTS, aligned.training),
+            row_sets=self._row_sets(aligned.training, sequence),
             director=director_of(sequence, self._recipe, bins, self._parties, labels, searched) if self.leads else None,
             after_fit=None if self._recipe.model.search == "none" else open_for_search(part, searched),
         )

@@ -24,16 +24,19 @@ _HASH_BYTES = 8
 
 
 class Purse(Enum):
-    """What the rows pay for. LABELS: F of section 2.5, at the label owner; GRADIENTS: their number, at every party."""
+    """What the rows pay for. LABELS: F of section 2.5, at the label owner; at every party GRADIENTS: their number, and
+    ROW_SETS: sets of rows times features of one other party (section 4).
+    """
 
     LABELS = "label"
     GRADIENTS = "gradient"
+    ROW_SETS = "row-set"
 
 
 class FileRowAccount:
     """A `RowAccount`.
 
-    Args: home: the agent's folder; entry: the job and attempt that pay; ids: canonical ids of the training rows.
+    Args: home: the agent's folder; entry: what pays, a job and attempt; ids: canonical ids of the training rows.
     """
 
     def __init__(self, home: Folder, purse: Purse, entry: str, ids: Sequence[str]) -> None:
@@ -48,11 +51,14 @@ class FileRowAccount:
         paths = self._folder.path.glob("*.bin")
         return sum(_cost(path) for path in sorted(paths) if self._shares_rows(path))
 
+    def entered(self) -> float:
+        """See `RowAccount.entered`."""
+        path = self._folder.path / self._entry
+        return _cost(path) if path.exists() else 0.0
+
     def charge(self, cost: float) -> None:
         """See `RowAccount.charge`; on disk when it returns."""
-        path = self._folder.path / self._entry
-        paid = _cost(path) if path.exists() else 0.0
-        self._folder.write(self._entry, struct.pack("<d", paid + cost) + self._rows.astype("<u8").tobytes())
+        self._folder.write(self._entry, struct.pack("<d", self.entered() + cost) + self._rows.astype("<u8").tobytes())
 
     def _shares_rows(self, path: Path) -> bool:
         if path.name not in self._meets:

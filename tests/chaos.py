@@ -123,7 +123,7 @@ class ChaosLab:
 
     def request(self) -> str:
         """Ask for a job with nothing spent on its rows; its name."""
-        for name, account in product(INSTITUTIONS, ("label-account", "gradient-account")):
+        for name, account in product(INSTITUTIONS, ("label-account", "gradient-account", "row-set-account")):
             shutil.rmtree(self.folder(name) / account, ignore_errors=True)
         recipe = str(self.root / "recipe.toml")
         answer = self.command("bank", "jobs", "request", self.digest, "--recipe", recipe)

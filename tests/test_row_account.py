@@ -12,13 +12,13 @@ import pytest
 
 from party_agent.row_account import FileRowAccount, Purse
 from party_agent.store import Folder
-from protocols.binning.budget import LEAST_GRADIENTS, check_gradients_left
+from protocols.binning.budget import LEAST_GRADIENTS, check_gradients_left, feature_limit
 from protocols.errors import ConcordatError, DataError, PrivacyError
 from protocols.logistic.messages import GradientsSpent, MaskedLogits, PreconditionerTrace
 from protocols.logistic.party import Coefficients, FitRules
 from protocols.logistic.run import run
 from protocols.roles import Parties
-from protocols.row_account import RowAccount
+from protocols.row_account import RowAccount, pay_for_row_sets
 from tests.simulator import Job, PartyFailedError, SimulatedNetwork, Stages, changing, seeded
 
 WHOLE = 1200 // (4 * 4)  # G of the small job
@@ -141,6 +141,53 @@ def test_fewer_than_fifteen_gradients_left_are_refused(spent: int, left: int | N
             check_gradients_left(60, spent)
 
 
+# -- sets of rows ------------------------------------------------------------------------------------------------------
+
+
+def with_row_sets(job: Job, folder: Path, ids: Rows, network: SimulatedNetwork) -> None:
+    """One more fit of everything, on rows of which these are the ids."""
+    stages = Stages(job.stages.data, seed="row sets")
+    stages.network = network
+    roles = stages.training_roles(job.rows, job.tables)
+    for name in job.parties.all:
+        roles[name]._row_sets = account(folder / name, "rows", ids, Purse.ROW_SETS)
+    stages.train(job.rows, job.tables, roles=roles)
+
+
+def test_samples_of_the_same_rows_train_until_the_smallest_bin_of_a_party_stands_no_more(
+    job_of: Callable[[int], Job], tmp_path: Path
+) -> None:
+    """Each random sample is a row set of its own, whose gradients are further equations on the same columns."""
+    job = job_of(1)
+    limits = {
+        name: feature_limit(1200, min(min(f.rows) for f in job.tables[name].features)) for name in job.parties.all
+    }
+    crowd = {"bank": job.tables["bank"].shape["bureau"], "bureau": job.tables["bank"].shape["bank"]}
+    stood = min(limits[name] // crowd[name] for name in limits)
+    for name in job.parties.all:
+        for place in range(stood - 1):
+            pay_for_row_sets(account(tmp_path / name, "rows", OURS[place:], Purse.ROW_SETS), crowd[name], limits[name])
+    with_row_sets(job, tmp_path, OURS[:-1], SimulatedNetwork())
+    network = SimulatedNetwork()
+    with pytest.raises(PartyFailedError) as ended:
+        with_row_sets(job, tmp_path, OURS[:-2], network)
+    assert ended.value.code == "ROW_SETS"
+    assert not network.sent(MaskedLogits)
+    with_row_sets(job, tmp_path, OURS[:-1], SimulatedNetwork())  # a set that has paid pays no more
+
+
+def test_a_set_of_rows_pays_once_for_the_most_features_and_nothing_where_it_is_refused(tmp_path: Path) -> None:
+    def pay(rows: Rows, cost: int) -> float:
+        pay_for_row_sets(account(tmp_path, "rows", rows, Purse.ROW_SETS), cost, 10)
+        return account(tmp_path, "look", ["x"], Purse.ROW_SETS).spent()
+
+    assert [pay(["x", "y"], 4), pay(["x", "y"], 3), pay(["x", "y"], 5), pay(["x", "z"], 5)] == [4, 4, 5, 10]
+    with pytest.raises(PrivacyError, match="ROW_SETS"):
+        pay(["x", "w"], 1)
+    assert account(tmp_path, "look", ["x"], Purse.ROW_SETS).spent() == 10
+    assert pay(["v", "w"], 10) == 10
+
+
 # -- on disk -----------------------------------------------------------------------------------------------------------
 
 
@@ -151,8 +198,8 @@ def test_an_entry_counts_in_full_for_whoever_shares_one_row(purse: Purse, tmp_pa
     account(tmp_path, "b-1", ["w"], purse).charge(4)
     looks = {rows: account(tmp_path, "c-1", list(rows), purse).spent() for rows in ("x", "y", "z", "w", "v", "xw")}
     assert looks == {"x": 2.5, "y": 3.5, "z": 1.0, "w": 4.0, "v": 0.0, "xw": 6.5}
-    other = next(one for one in Purse if one is not purse)
-    assert account(tmp_path, "c-1", ["x"], other).spent() == 0
+    for other in set(Purse) - {purse}:
+        assert account(tmp_path, "c-1", ["x"], other).spent() == 0
 
 
 def test_a_job_that_pays_for_several_sets_of_rows_keeps_them_apart_and_adds_up(tmp_path: Path) -> None:
@@ -206,6 +253,9 @@ class _Killed(RowAccount):
 
     def spent(self) -> float:
         return self._inner.spent()
+
+    def entered(self) -> float:
+        return self._inner.entered()
 
     def charge(self, cost: float) -> None:
         self._inner.charge(cost)

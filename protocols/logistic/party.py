@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.binning.budget import check_gradient_budget, check_gradients_left, gradient_budget
+from protocols.binning.budget import check_gradient_budget, check_gradients_left, feature_limit, gradient_budget
 from protocols.binning.table import BinningTable
 from protocols.disclosure import Learned
 from protocols.errors import ModelError
@@ -50,7 +50,7 @@ from protocols.logistic.sums import MaskedSums, fixed
 from protocols.messages import require
 from protocols.pair_masks import agree_on_masks
 from protocols.roles import COORDINATOR, Parties
-from protocols.row_account import NoRowAccount, RowAccount
+from protocols.row_account import NoRowAccount, RowAccount, pay_for_row_sets
 from protocols.rows.encryption import RowMasks
 from protocols.session import Opened, Progress, Script, receive, receive_each, send
 from protocols.sharing import SEED_BYTES, Entropy, uniform_below
@@ -135,7 +135,8 @@ class TrainingParty:
 
     Args: table: own bins; rows: what the encryption of the rows left; label: 0/1 per training row, at the label owner;
         before: what earlier attempts at this job, and earlier fits in it, used up; account: the gradients that own
-        training rows have been in, of every job, attempt and fit; director: of the sequence, at the label owner;
+        training rows have been in, of every job, attempt and fit; row_sets: the sets of own rows that were trained on,
+        times features of another party; director: of the sequence, at the label owner;
         after_fit: what is played after each fit, given its index and own partial logits of the training rows.
     """
 
@@ -152,6 +153,7 @@ class TrainingParty:
         label: IntArray | None = None,
         before: Spent | None = None,
         account: RowAccount | None = None,
+        row_sets: RowAccount | None = None,
         director: Director | None = None,
         after_fit: Callable[[int, FloatArray], Script[None]] | None = None,
     ) -> None:
@@ -161,6 +163,8 @@ class TrainingParty:
         self._rules = rules
         self._before = before or Spent()
         self._account: RowAccount = account or NoRowAccount()
+        self._row_sets: RowAccount = row_sets or NoRowAccount()
+        self._stands = feature_limit(table.rows, min(min(feature.rows) for feature in table.features))
         self._layout = rows.layout
         self._ring = rows.layout.ring
         self._entropy = entropy
@@ -206,6 +210,8 @@ class TrainingParty:
         self._sums = MaskedSums(masks)
         yield from self._agree_on_budget()
         yield from self._check_trace()
+        crowd = max(d for party, d in self._shape.items() if party != self._name)
+        pay_for_row_sets(self._row_sets, crowd * max(self._allowed.folds, 1), self._stands)
         yield from self._offline.first_pass(self._before.columns)
         while isinstance(step := (yield from self._plans.next_step()), FitPlan):
             yield from self._play_fit(step)
