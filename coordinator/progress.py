@@ -15,7 +15,8 @@ from rich.table import Table
 from protocols.recipe import Recipe
 
 STAGES = ("connect", "read", "resume", "align", "encrypt", "bin", "train", "validate", "statement")  # of a training job
-INFERENCE_STAGE = "inference"  # before validation, where the recipe asks for standard errors
+SCREEN_STAGE = "screen"  # before training, where the recipe screens features across parties
+INFERENCE_STAGE = "inference"  # before validation, where it does, or asks for standard errors
 SCORE_STAGES = ("connect", "read", "resume", "align", "score", "statement")
 _LINE_EVERY_S = 10.0
 _BOUNDED = frozenset({"gradients"})  # counted against a budget, which is no forecast
@@ -23,9 +24,9 @@ _BOUNDED = frozenset({"gradients"})  # counted against a budget, which is no for
 
 def stages_of(recipe: Recipe) -> tuple[str, ...]:
     """The stages of a training job by this recipe."""
-    place = STAGES.index("validate")
-    asked = [INFERENCE_STAGE] if recipe.inference.standard_errors else []
-    return (*STAGES[:place], *asked, *STAGES[place:])
+    screens, errors = recipe.screens_across, recipe.inference.standard_errors
+    more = {"train": [SCREEN_STAGE] if screens else [], "validate": [INFERENCE_STAGE] if errors or screens else []}
+    return tuple(name for stage in STAGES for name in (*more.get(stage, []), stage))
 
 
 class Display:

@@ -129,6 +129,12 @@ def table_from(header: dict[str, Any], blobs: Blobs) -> BinningTable:
     )
 
 
+def bins_identity(value: BinningTable) -> list[Any]:
+    """What tells, at the label owner, that numbers of a checkpoint are of these model features and bins."""
+    own = [[feature.alias, list(feature.woe), list(feature.rows)] for feature in value.features]
+    return own + [[p.alias, list(p.woe), list(p.rows)] for peers in value.peers.values() for p in peers]
+
+
 def coefficients_to(value: Coefficients) -> Stored:
     """A party's own part of the fit."""
     header = {key: item for key, item in vars(value).items() if key != "weights"}

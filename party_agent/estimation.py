@@ -21,6 +21,7 @@ from protocols.logistic.plan import Director, FitPlan, Outcome, SequenceRules, l
 from protocols.logistic.search import Criterion, Moments, SearchRules, criterion_of
 from protocols.moments.label_owner import Moments as OpenedMoments
 from protocols.moments.of_fit import MomentsOfFit
+from protocols.moments.screening import features_of
 from protocols.recipe import Recipe
 from protocols.roles import Parties
 from protocols.row_account import RowAccount
@@ -93,8 +94,7 @@ def director_of(
 
 def owners_of(bins: BinningTable, parties: Parties) -> dict[str, str]:
     """Party by alias of every model feature, in the order of the moments; as the label owner knows them."""
-    own = {feature.alias: parties.label_owner for feature in bins.features}
-    return own | {peer.alias: party for party in parties.providers for peer in bins.peers[party]}
+    return {feature.alias: feature.party for feature in features_of(bins, parties)}
 
 
 def stepwise(recipe: Recipe, owners: Mapping[str, str], search: HasMoments) -> Stepwise:
@@ -120,8 +120,7 @@ class Searched:
 
     def __init__(self, checkpoints: Checkpoints, bins: BinningTable) -> None:
         self._checkpoints = checkpoints
-        self._of = [[feature.alias, list(feature.woe), list(feature.rows)] for feature in bins.features]
-        self._of += [[p.alias, list(p.woe), list(p.rows)] for peers in bins.peers.values() for p in peers]
+        self._of = artefacts.bins_identity(bins)
         self.moments: Moments | None = None
         if checkpoints.has(SEARCH):
             header, blobs = checkpoints.load(SEARCH)

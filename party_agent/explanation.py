@@ -86,6 +86,18 @@ def _training(recipe: Recipe, parties: Parties) -> tuple[str, ...]:
         if recipe.inference.standard_errors
         else ()
     )
+    cuts = recipe.selection
+    limits = [("correlation", cuts.maximum_cross_correlation), ("variance inflation", cuts.maximum_vif)]
+    across = (
+        (
+            f"Screening across parties ({', '.join(f'{name} up to {most:g}' for name, most in limits if most)}): exact "
+            "sums over the training rows of products of all features that pass open to the label owner, once for each "
+            "feature under the contract. It tells each provider which of its own features stay, and their variance "
+            "inflation factors.",
+        )
+        if recipe.screens_across
+        else ()
+    )
     model = recipe.model
     chosen = (
         (
@@ -120,6 +132,7 @@ def _training(recipe: Recipe, parties: Parties) -> tuple[str, ...]:
         f"training rows, with {bins.min_goods} goods and {bins.min_bads} bads or more.",
         f"Exact label counts use at most {recipe.selection.label_budget_share:.4g} of what the labels hold (n h(p)).",
         f"Features of an information value below {recipe.selection.minimum_iv:g} are dropped.",
+        *across,
         f"A logistic regression with L2 penalty {model.l2:g}; gradients: at most {most}.",
         *chosen,
         *judged,
@@ -170,9 +183,9 @@ def _as_owner(contract: Contract, parties: Parties) -> tuple[list[str], list[str
         ]
     if MOMENTS in contract.algorithms:
         received.append(
-            "Once for each model feature and use (a search, the model), under aliases: exact sums over the training "
-            "rows of its products with every "
-            "model feature, whoever's it is: correlations, standard errors, and so the coefficients of all parties."
+            "Once for each model feature and use (screening, a search, the model), under aliases: exact sums over the "
+            "training rows of its products with every model feature, whoever's it is: correlations, standard errors, "
+            "and so the coefficients of all parties."
         )
     if SCORE in contract.algorithms:
         one = len(parties.providers) == 1
@@ -203,9 +216,9 @@ def _as_provider(contract: Contract, parties: Parties, me: str) -> tuple[list[st
         ]
     if MOMENTS in contract.algorithms:
         disclosed.append(
-            f"To {owner}, once for each model feature and use (a search, the model), under aliases: exact sums over "
-            "the training rows of its "
-            f"products with every model feature. If {owner} deviated it could read a few rows' values of each feature "
+            f"To {owner}, once for each model feature and use (screening, a search, the model), under aliases: exact "
+            "sums over the training rows of its products with every model feature. "
+            f"If {owner} deviated it could read a few rows' values of each feature "
             "from them: that is forbidden by this contract."
         )
     if SCORE in contract.algorithms:

@@ -1,4 +1,4 @@
-"""Standard errors of a joint fit, from moments that open to the label owner: each party's own, and its report's table.
+"""Standard errors and VIF of a joint fit, from moments that open to the label owner: each party's own, and its table.
 
 Covariance: inverse curvature of the penalised log-likelihood (`protocols.moments.inference`); tests are Wald's.
 """
@@ -21,11 +21,14 @@ from protocols.moments.of_fit import MomentsOfFit, receive_errors, send_errors
 from protocols.session import Script
 
 LEVEL = 0.95
+_FIGURES = ("estimate", "standard_error", "z", "p_value", "low", "high", "inflation")
 
 
 @dataclass(frozen=True)
 class PeerErrors:
-    """Of a provider's coefficients at the label owner, in model order. estimates: what the moments imply."""
+    """Of a provider's coefficients at the label owner, in model order. estimates: what the moments imply; these and
+    errors are empty where no weighted moments opened, inflation where no plain ones did.
+    """
 
     estimates: tuple[float, ...] = field(repr=False)
     errors: tuple[float, ...] = field(repr=False)
@@ -35,7 +38,7 @@ class PeerErrors:
 @dataclass(frozen=True)
 class OwnErrors:
     """errors: of own coefficients in model order; intercept: of the intercept, at the label owner; inflation: VIF of
-    own features, or none where no plain moments opened; peers: at the label owner, by provider.
+    own features; either is empty where no moments of its kind opened. peers: at the label owner, by provider.
     """
 
     errors: tuple[float, ...]
@@ -44,39 +47,62 @@ class OwnErrors:
     peers: Mapping[str, PeerErrors] = field(default_factory=dict)
 
 
-def own_errors(
-    part: MomentsOfFit, logits: IntArray, l2: float, inflation: FloatArray | None
-) -> Script[OwnErrors | None]:
-    """One party's part of the stage; None: moments of a feature were opened before under this contract.
+@dataclass(frozen=True)
+class Wanted:
+    """What the stage is to find. errors: what the recipe says; inflation: whether plain moments opened; factors: VIF of
+    the model's features of all parties in the moments' order, at the label owner, then.
+    """
 
-    Args: logits: own partial ones of the training rows, in units of 0.01; l2: of the fit; inflation: VIF of the
-        features of all parties in the moments' order, at the label owner, where it knows them.
+    errors: bool
+    inflation: bool
+    factors: FloatArray | None = field(default=None, repr=False)
+
+
+def own_errors(part: MomentsOfFit, logits: IntArray, l2: float, wanted: Wanted) -> Script[OwnErrors]:
+    """One party's part of the stage; without errors where moments of a feature were opened before under this contract.
+
+    Args: logits: own partial ones of the training rows, in units of 0.01; l2: of the fit.
     """
     leads = part.name == part.parties.label_owner
-    return (yield from (_lead(part, logits, l2, inflation) if leads else _follow(part, logits)))
+    return (yield from (_lead(part, logits, l2, wanted) if leads else _follow(part, logits, wanted)))
 
 
-def _lead(part: MomentsOfFit, logits: IntArray, l2: float, inflation: FloatArray | None) -> Script[OwnErrors | None]:
-    moments = yield from part.lead(logits)
-    if moments is None:
-        return None
-    errors = np.sqrt(np.diag(covariance(moments, l2)))
-    estimates = implied_estimates(moments, l2)
-    places = {party: [i for i, (p, _) in enumerate(moments.columns) if p == party] for party in part.parties.all}
-    found = {}
-    for party, at in places.items():
-        factors = [] if inflation is None else [float(inflation[i - 1]) for i in at]
-        found[party] = PeerErrors(tuple(estimates[at].tolist()), tuple(errors[at].tolist()), tuple(factors))
-    for party in part.parties.providers:
-        yield from send_errors(party, list(found[party].errors), list(found[party].inflation))
+def _lead(part: MomentsOfFit, logits: IntArray, l2: float, wanted: Wanted) -> Script[OwnErrors]:
+    moments = (yield from part.lead(logits)) if wanted.errors else None
+    found = _by_party(part, moments, l2, wanted)
+    if moments is not None or wanted.inflation:
+        for party in part.parties.providers:
+            yield from send_errors(party, list(found[party].errors), list(found[party].inflation))
     own = found.pop(part.name)
-    return OwnErrors(own.errors, own.inflation, float(errors[0]), found)
+    intercept = None if moments is None else float(np.sqrt(covariance(moments, l2)[0, 0]))
+    return OwnErrors(own.errors, own.inflation, intercept, found)
 
 
-def _follow(part: MomentsOfFit, logits: IntArray) -> Script[OwnErrors | None]:
-    if not (yield from part.follow(logits)):
-        return None
-    errors, inflation = yield from receive_errors(part.parties.label_owner, len(part.table.features))
+def _by_party(part: MomentsOfFit, moments: Moments | None, l2: float, wanted: Wanted) -> dict[str, PeerErrors]:
+    peers = part.table.peers
+    owners = [party for party in part.parties.all for _ in peers.get(party, part.table.features)]
+    estimates = errors = np.zeros(0)
+    if moments is not None:
+        errors = np.sqrt(np.diag(covariance(moments, l2)))[1:]
+        estimates = implied_estimates(moments, l2)[1:]
+    found = {}
+    for party in part.parties.all:
+        at = [i for i, owner in enumerate(owners) if owner == party]
+        columns = [
+            tuple(a[at].tolist()) if a is not None and len(a) else () for a in (estimates, errors, wanted.factors)
+        ]
+        found[party] = PeerErrors(*columns)
+    return found
+
+
+def _follow(part: MomentsOfFit, logits: IntArray, wanted: Wanted) -> Script[OwnErrors]:
+    opened = (yield from part.follow(logits)) if wanted.errors else False
+    if not opened and not wanted.inflation:
+        return OwnErrors((), ())
+    features = len(part.table.features)
+    errors, inflation = yield from receive_errors(
+        part.parties.label_owner, features * opened, features * wanted.inflation
+    )
     return OwnErrors(tuple(errors), tuple(inflation))
 
 
@@ -87,23 +113,27 @@ def implied_estimates(moments: Moments, l2: float) -> FloatArray:
     return np.linalg.solve(moments.matrix + np.diag(penalty), moments.response_vector).astype(np.float64)
 
 
-def table_of(found: OwnErrors | None, own: OwnModel, aliases: Mapping[str, Sequence[str]], l2: float) -> dict[str, Any]:
+def table_of(
+    found: OwnErrors, own: OwnModel, aliases: Mapping[str, Sequence[str]], l2: float, *, asked: bool, shown: bool
+) -> dict[str, Any]:
     """The part on inference of the party's own report.
 
-    Args: aliases: of the providers' model features that the label owner shows; none where the recipe opens nothing.
+    Args: aliases: of the providers' model features, at the label owner; asked: whether the recipe asks for standard
+        errors; shown: whether the recipe opens the scorecard: else of a provider's coefficient its VIF alone is shown.
     """
-    if found is None:
-        return {"opened": False, "level": LEVEL, "l2": l2, "rows": []}
     rows = []
     if own.intercept is not None and found.intercept is not None:
         rows += _rows(["intercept"], [""], [own.intercept], [found.intercept], [])
-    names = [feature.name for feature in own.features]
-    rows += _rows(names, [f.alias for f in own.features], own.weights, found.errors, found.inflation)
+    if found.errors or found.inflation:
+        names = [feature.name for feature in own.features]
+        rows += _rows(names, [f.alias for f in own.features], own.weights, found.errors, found.inflation)
     for party, peer in found.peers.items():
-        if party in aliases:
-            shown = aliases[party]
-            rows += _rows([""] * len(shown), shown, peer.estimates, peer.errors, peer.inflation)
-    return {"opened": True, "level": LEVEL, "l2": l2, "rows": rows}
+        known = aliases[party]
+        if shown and peer.errors:
+            rows += _rows([""] * len(known), known, peer.estimates, peer.errors, peer.inflation)
+        elif peer.inflation:
+            rows += _rows([""] * len(known), known, [], [], peer.inflation)
+    return {"opened": bool(found.errors), "asked": asked, "level": LEVEL, "l2": l2, "rows": rows}
 
 
 def _rows(
@@ -113,32 +143,25 @@ def _rows(
     errors: Sequence[float],
     inflation: Sequence[float],
 ) -> list[dict[str, Any]]:
-    tests = coefficient_tests(np.array(estimates), np.diag(np.array(errors) ** 2), LEVEL)
+    columns: dict[str, Sequence[float]] = {"estimate": estimates, "inflation": inflation}
+    if errors:
+        tests = coefficient_tests(np.array(estimates), np.diag(np.array(errors) ** 2), LEVEL)
+        columns |= {"standard_error": tests.standard_errors.tolist(), "z": tests.z.tolist()}
+        columns |= {"p_value": tests.p_values.tolist(), "low": tests.low.tolist(), "high": tests.high.tolist()}
     return [
-        {
-            "name": names[i],
-            "alias": aliases[i],
-            "estimate": float(tests.estimates[i]),
-            "standard_error": float(tests.standard_errors[i]),
-            "z": float(tests.z[i]),
-            "p_value": float(tests.p_values[i]),
-            "low": float(tests.low[i]),
-            "high": float(tests.high[i]),
-            "inflation": float(inflation[i]) if len(inflation) else None,
-        }
+        {"name": names[i], "alias": aliases[i]}
+        | {key: float(columns[key][i]) if len(columns.get(key, ())) else None for key in _FIGURES}
         for i in range(len(names))
     ]
 
 
-def errors_to(value: OwnErrors | None) -> Stored:
+def errors_to(value: OwnErrors) -> Stored:
     """For a checkpoint."""
-    return {"opened": value is not None} | ({} if value is None else asdict(value)), {}
+    return asdict(value), {}
 
 
-def errors_from(header: dict[str, Any], _blobs: Blobs) -> OwnErrors | None:
+def errors_from(header: dict[str, Any], _blobs: Blobs) -> OwnErrors:
     """Inverse of `errors_to`."""
-    if not header.pop("opened"):
-        return None
     peers = {
         party: PeerErrors(tuple(item["estimates"]), tuple(item["errors"]), tuple(item["inflation"]))
         for party, item in header["peers"].items()

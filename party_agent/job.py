@@ -1,5 +1,7 @@
 """The main job of a party, one line a stage: align -> encrypt -> bin -> train -> scorecard -> validate -> statement.
 
+A recipe may add two: screen, before train, and inference, after the scorecard.
+
 Each stage plays this party's role of a protocol over the relay and leaves a frozen artefact. What a stage is allowed to
 disclose is decided before it starts, by this agent's own copy of the contract.
 """
@@ -13,6 +15,15 @@ from typing import Any
 import numpy as np
 
 from party_agent import artefacts, baseline, inference, job_report, lineage, model, report, report_page
+from party_agent.across_parties import (
+    NOT_OPENED_FINDING,
+    SCREEN,
+    CorrelationsOnDisk,
+    Screened,
+    screened_from,
+    screened_to,
+    screening,
+)
 from party_agent.dataset import Finding, Table
 from party_agent.estimation import (
     SEARCH,
@@ -46,9 +57,10 @@ from protocols.logistic.messages import SEARCH_STEPS
 from protocols.logistic.messages import STEPS as TRAIN_STEPS
 from protocols.logistic.party import Coefficients, FitRules, Spent, TrainingParty
 from protocols.logistic.plan import SequenceRules
-from protocols.moments.messages import FIT_STEPS
+from protocols.moments.messages import FIT_STEPS, INFLATION_STEPS, SCREEN_STEPS
 from protocols.moments.of_fit import MomentsOfFit
 from protocols.moments.permission import MomentPermission
+from protocols.moments.screening import features_of
 from protocols.rows.encryption import RowEncryption, RowMasks
 from protocols.rows.messages import STEPS as ROW_STEPS
 from protocols.scoring.label_owner import ScoringOwner, Totals
@@ -57,7 +69,6 @@ from protocols.scoring.provider import ScoringProvider
 from protocols.session import Progress, Script, receive, receive_each, send
 from protocols.statement import Statement
 
-RESUMABLE = ("align", "encrypt", "bin", "train")
 INFERENCE = "inference"
 STEPWISE, SIGN = "stepwise", "sign"  # why a selection among fits left a feature out
 
@@ -69,6 +80,7 @@ class TrainingJob(Stages):
         super().__init__(seat)
         self._reader = reader
         self._findings: tuple[Finding, ...] = ()
+        self._held: tuple[Finding, ...] = ()  # of features of all parties, for the own report alone
         self._judgement: dict[str, Any] | None = None
         self._inference: dict[str, Any] | None = None
         self._scaling = Scaling(
@@ -88,14 +100,20 @@ class TrainingJob(Stages):
             check_classes(aligned.table.label, aligned.is_training, aligned.table.late)
         prebinned = self.prebin(aligned)
         rows = self.encrypt(aligned, prebinned)
-        bins = self.bin(aligned, prebinned, rows)
+        bins = offered = self.bin(aligned, prebinned, rows)
+        screened = self.screen_across(aligned, bins, rows) if self._recipe.screens_across else None
+        if screened is not None:
+            bins = screened.table(self._seat.name, bins)
         fitted = self.train(aligned, bins, rows)
-        if fitted.record is not None and fitted.record["path"] is not None:
-            self._write_candidates(bins)
-        bins = bins.without(self._seat.name, fitted.dropped, SIGN if self._recipe.model.sign_constraint else STEPWISE)
+        if screened is not None or (fitted.record is not None and fitted.record["path"] is not None):
+            self._write_candidates(offered)
+        why = SIGN if self._recipe.model.sign_constraint else STEPWISE
+        bins = bins.without(
+            self._seat.name, {party: dict.fromkeys(aliases, why) for party, aliases in fitted.dropped.items()}
+        )
         own = self.scorecard(bins, fitted.coefficients)
-        if self._recipe.inference.standard_errors:
-            self.infer(aligned, bins, rows, own, fitted.l2)
+        if self._recipe.inference.standard_errors or (screened is not None and screened.opened):
+            self.infer(aligned, bins, rows, own, fitted.l2, screened)
         document = self.validate(aligned, bins, fitted, own)
         statement = self.state()
         self.report(aligned, prebinned, bins, fitted, own, document, statement)
@@ -104,7 +122,9 @@ class TrainingJob(Stages):
     @property
     def resumable(self) -> tuple[str, ...]:
         """Stages of this recipe that are not repeated, in order."""
-        return (*RESUMABLE, *([INFERENCE] if self._recipe.inference.standard_errors else []))
+        screens, errors = self._recipe.screens_across, self._recipe.inference.standard_errors
+        before = ("align", "encrypt", "bin", *([SCREEN] if screens else []), "train")
+        return (*before, *([INFERENCE] if errors or screens else []))
 
     def read(self) -> Table:
         """Own rows."""
@@ -186,6 +206,21 @@ class TrainingJob(Stages):
             return self._account(Purse.ROW_SETS, training)
         return FileRowAccount(self._seat.home, Purse.ROW_SETS, "rows", training.ids)
 
+    def screen_across(self, aligned: AlignedTable, bins: BinningTable, rows: RowMasks) -> Screened:
+        """Which features stay by correlation and VIF over all parties."""
+        part = self._moments_of_fit(SCREEN, aligned, bins, rows)
+        known = CorrelationsOnDisk(self._checkpoints, bins)
+        screened = self.once(
+            SCREEN,
+            lambda: self.play(SCREEN, SCREEN_STEPS, screening(part, self._recipe, known), rows=bins.rows),
+            screened_to,
+            screened_from,
+        )
+        self._held = screened.findings()
+        if not screened.opened:
+            self._findings += (NOT_OPENED_FINDING,)
+        return screened
+
     def train(self, aligned: AlignedTable, bins: BinningTable, rows: RowMasks) -> Fitted:
         """The joint fit, or fits."""
         sequence = sequence_rules(self._recipe)
@@ -224,7 +259,7 @@ class TrainingJob(Stages):
         )
 
     def _write_candidates(self, bins: BinningTable) -> None:
-        """The bins of all own features that a selection chose from, beside the model of those that it kept."""
+        """The bins of all own features that screening and selection chose from, beside the model of the others."""
         names = [feature.name for feature in bins.features]
         points = PointsTable.of(self._seat.name, bins.features, np.zeros(len(names)), self._scaling)
         candidates = OwnModel(
@@ -261,19 +296,37 @@ class TrainingJob(Stages):
         model.write(self._seat.folder, own)
         return own
 
-    def infer(self, aligned: AlignedTable, bins: BinningTable, rows: RowMasks, own: OwnModel, l2: float) -> None:
-        """Standard errors of own coefficients."""
+    def infer(
+        self,
+        aligned: AlignedTable,
+        bins: BinningTable,
+        rows: RowMasks,
+        own: OwnModel,
+        l2: float,
+        screened: Screened | None,
+    ) -> None:
+        """Standard errors of own coefficients, and VIF of own features."""
+        asked = self._recipe.inference.standard_errors
+        factors = None
+        if screened is not None and self.leads:
+            factors = screened.inflation([feature.alias for feature in features_of(bins, self._parties)])
+        wanted = inference.Wanted(asked, screened is not None and screened.opened, factors)
         logits = np.rint(LOGIT_UNITS * own.logits(own.codes(aligned.training))).astype(np.int64)
         part = self._moments_of_fit(INFERENCE, aligned, bins, rows)
         found = self.once(
             INFERENCE,
-            lambda: self.play(INFERENCE, FIT_STEPS, inference.own_errors(part, logits, l2, None), rows=bins.rows),
+            lambda: self.play(
+                INFERENCE,
+                FIT_STEPS if asked else INFLATION_STEPS,
+                inference.own_errors(part, logits, l2, wanted),
+                rows=bins.rows,
+            ),
             inference.errors_to,
             inference.errors_from,
         )
-        shown = bins.peers if "scorecard" in self._recipe.open else {}
-        aliases = {party: [feature.alias for feature in features] for party, features in shown.items()}
-        self._inference = inference.table_of(found, own, aliases, l2)
+        aliases = {party: [feature.alias for feature in features] for party, features in bins.peers.items()}
+        shown = "scorecard" in self._recipe.open
+        self._inference = inference.table_of(found, own, aliases, l2, asked=asked, shown=shown)
 
     def _moments_of_fit(self, request: str, aligned: AlignedTable, bins: BinningTable, rows: RowMasks) -> MomentsOfFit:
         return MomentsOfFit(
@@ -283,7 +336,9 @@ class TrainingJob(Stages):
             bins,
             rows,
             MomentPermission(
-                self._contract, FileOpenedMoments(self._seat.home.path / OPENED_MOMENTS), search=request == SEARCH
+                self._contract,
+                FileOpenedMoments(self._seat.home.path / OPENED_MOMENTS),
+                search=self._recipe.model.search != "none" and request != INFERENCE,
             ),
             self._seat.agreement.context + request.encode(),
             self._seat.entropy,
@@ -460,7 +515,7 @@ class TrainingJob(Stages):
             statement=statement.lines,
             scaling=self._scaling,
             training_rows=bins.rows,
-            findings=self._findings + findings_of_gate(prebinned, bins, INFEASIBLE),
+            findings=self._findings + findings_of_gate(prebinned, bins, INFEASIBLE) + self._held,
             base_points=own.points.base,
             intercept=own.intercept,
             selection=job_report.selection(bins),

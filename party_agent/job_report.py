@@ -8,24 +8,24 @@ from typing import Any
 import numpy as np
 
 from party_agent import report
+from party_agent.across_parties import ACROSS
 from party_agent.model import OwnModel
 from protocols.binning.table import BinningTable
 from protocols.scoring.messages import OpenBin, OpenFeature, OpenScorecard
+
+_KNOWN_TO_ITS_OWNER = ("correlation", ACROSS, "stepwise", "sign")
 
 
 def feature_lines(name: str, bins: BinningTable) -> dict[str, list[report.FeatureLine]]:
     """What all parties may know of each other's features: kept, or dropped by whom; never an IV."""
     lines = {name: [report.FeatureLine(feature.alias, True) for feature in bins.features]}
-    lines[name] += [report.FeatureLine(dropped.alias, False, dropped.reason) for dropped in bins.dropped]
+    lines[name] += [report.FeatureLine(gone.alias, False, gone.reason.split(":")[0]) for gone in bins.dropped]
     for party, features in bins.peers.items():
         kept = [report.FeatureLine(feature.alias, True) for feature in features]
+        reasons = {peer.alias: peer.reason.split(":")[0] for peer in bins.dropped_peers[party]}
         dropped = [
-            report.FeatureLine(
-                peer.alias,
-                False,
-                peer.reason if peer.reason in ("correlation", "stepwise", "sign") else "dropped by the gate",
-            )
-            for peer in bins.dropped_peers[party]
+            report.FeatureLine(alias, False, why if why in _KNOWN_TO_ITS_OWNER else "dropped by the gate")
+            for alias, why in reasons.items()
         ]
         lines[party] = sorted(kept + dropped, key=lambda line: line.alias)
     return lines

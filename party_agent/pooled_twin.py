@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from party_agent import model, report_page
+from party_agent.across_parties import rules_of
 from party_agent.baseline import fit
 from party_agent.dataset import Table, read_table
 from party_agent.estimation import stepwise
@@ -26,10 +27,12 @@ from party_agent.scorecard import PointsTable, base_points, unrounded_points
 from party_agent.store import Folder
 from party_agent.validation import ranking_figures
 from protocols.binning.table import BinnedFeature
-from protocols.binning.weight_of_evidence import feature_values, information_value, woe_units
+from protocols.binning.weight_of_evidence import feature_values, information_value, iv_units, woe_units
 from protocols.fixed_point import FEATURE_BITS, FloatArray, IntArray
 from protocols.logistic.plan import Outcome
 from protocols.logistic.search import Moments, kept
+from protocols.moments.inference import inflation_factors
+from protocols.moments.screening import screen
 from protocols.recipe import PartyColumns, Recipe, recipe_from_canonical
 
 BoolArray = NDArray[np.bool_]
@@ -73,11 +76,13 @@ def compare(out: Path, sources: Mapping[str, Any]) -> dict[str, Any]:
     shared = json.loads((out / owner / "shared.json").read_bytes())
     parity = _differences(parts, weights, x, label, test, shared["metrics"]["test"]["auc"])
     parity |= _on_training_rows(parts, weights, x[training], label[training])
-    if recipe.model.search != "none":
-        ended = [row["converged"] for row in record["path"]]
+    if recipe.screens_across or recipe.model.search != "none":
+        ended = [row["converged"] for row in (record or {}).get("path") or ()]
         parity["same_features"] = _same_selection(out, names, tables, label, training, recipe, ended)
     if recipe.inference.standard_errors:
         parity["max_rel_se_diff"] = _errors_differ(out, names, weights, x[training], l2)
+    if recipe.screens_across:
+        parity["max_rel_vif_diff"] = _inflation_differs(out, names, x[training][:, 1:])
     document = shared | {"parity": parity}
     folder = Folder(out)
     folder.write_json("report.json", document)
@@ -111,7 +116,7 @@ def _part(folder: Path, table: Table, label: IntArray, training: Any, name: str 
         rows = np.bincount(column, minlength=len(feature.woe))
         bads = np.bincount(column, weights=label[training], minlength=len(feature.woe)).astype(np.int64)
         woe = tuple(woe_units(rows, bads).tolist())
-        features.append(replace(feature, woe=woe))
+        features.append(replace(feature, woe=woe, iv=iv_units(rows, bads)))
         iv_differs = max(iv_differs, abs(round(1000 * information_value(rows, bads)) - feature.iv) / 1000)
     return _Part(own, codes, tuple(features), iv_differs)
 
@@ -155,17 +160,39 @@ def _same_selection(
     recipe: Recipe,
     ended: Sequence[bool],
 ) -> bool:
-    """Whether the same search on pooled plaintext, with the same rules, keeps the same features.
+    """Whether the same screening and search on pooled plaintext, with the same rules, keep the same features.
 
     Args: ended: of each fit of the run, whether it did within the gradient budget, which pooled fits know nothing of.
     """
     parts = [_part(out / name, tables[name], label, training, model.CANDIDATES_FILE) for name in names]
-    owners = {f.alias: name for name, part in zip(names, parts, strict=True) for f in part.features}
+    features = [(name, f.alias, f.iv) for name, part in zip(names, parts, strict=True) for f in part.features]
     x = np.column_stack([np.ones(len(training)), *(part.design for part in parts)])[training]
-    search = PooledSearch(x, label[training], owners)
-    kept_here = search.best(recipe, ended)
+    if recipe.screens_across:
+        stay = screened(x[:, 1:], features, recipe)
+        x, features = x[:, [0, *(place + 1 for place in stay)]], [features[place] for place in stay]
+    owners = {alias: name for name, alias, _ in features}
+    kept_here = set(owners)
+    if recipe.model.search != "none":
+        kept_here = PooledSearch(x, label[training], owners).best(recipe, ended)
     kept_there = {f.alias for name in names for f in model.read(Folder(out / name)).features}
+    if recipe.model.sign_constraint:  # which left out more, after the screening
+        reports = [json.loads((out / name / "report.json").read_bytes()) for name in names]
+        kept_there |= {f["alias"] for report in reports for f in report["features"] if f["reason"] == "sign"}
     return kept_here == kept_there
+
+
+def screened(x: FloatArray, features: Sequence[tuple[str, str, int]], recipe: Recipe) -> tuple[int, ...]:
+    """Places of the features that the recipe's screening across parties leaves.
+
+    Args: x: pooled WOE, shape (n, d); features: party, alias and IV of each column.
+    """
+    ivs, owners = [iv for *_, iv in features], [party for party, *_ in features]
+    return screen(_correlations(x), ivs, owners, rules_of(recipe)).kept
+
+
+def _correlations(x: FloatArray) -> FloatArray:
+    with np.errstate(invalid="ignore"):  # a constant column correlates with none
+        return np.asarray(np.corrcoef(x, rowvar=False), dtype=np.float64)
 
 
 class PooledSearch:
@@ -213,6 +240,16 @@ def _errors_differ(out: Path, names: Sequence[str], weights: FloatArray, x: Floa
     penalty[0] = 0.0
     twin = np.sqrt(np.diag(np.linalg.inv((x.T * (p * (1 - p))) @ x + np.diag(penalty))))
     return float(np.abs(np.array(ours) / twin - 1).max())
+
+
+def _inflation_differs(out: Path, names: Sequence[str], x: FloatArray) -> float | None:
+    """The largest relative difference of a VIF; None where no plain moments were opened. x: pooled WOE, (n, d)."""
+    tables = [json.loads((out / name / "report.json").read_bytes())["inference"] for name in names]
+    rows = [row for table in tables if table is not None for row in table["rows"] if row["name"] and row["alias"]]
+    ours = np.array([row["inflation"] for row in rows if row["inflation"] is not None])
+    if not len(ours):
+        return None
+    return float(np.abs(ours / inflation_factors(_correlations(x)) - 1).max())
 
 
 def _ours(parts: Sequence[_Part]) -> FloatArray:

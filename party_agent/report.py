@@ -36,6 +36,7 @@ _FINDINGS = {  # what other parties read: a party's own sentences may name its c
     "DUPLICATE_ROWS": "identical rows, counted once",
     "COLUMN_CONSTANT": "columns of one value, dropped",
     "CATEGORICAL_INFERRED": "columns taken as categorical",
+    "SCREENING_NOT_OPENED": "no screening across parties: exact moments were opened before; all features stay",
 }
 
 

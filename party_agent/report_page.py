@@ -29,6 +29,7 @@ PARITY_LIMITS = {
     "abs_auc_diff": 1e-3,
     "rel_loglik_diff": 1e-6,
     "max_rel_se_diff": 1e-3,
+    "max_rel_vif_diff": 1e-3,
 }
 _PARITY_WORDS = {
     "max_abs_coef_diff": "Largest difference of a coefficient",
@@ -37,11 +38,13 @@ _PARITY_WORDS = {
     "abs_auc_diff": "Difference of the AUC",
     "rel_loglik_diff": "Relative difference of the log-likelihood, training sample",
     "max_rel_se_diff": "Largest relative difference of a standard error",
+    "max_rel_vif_diff": "Largest relative difference of a variance inflation factor",
 }
 _STAGES = {  # in the order of the job
     "align": "find the borrowers in common",
     "encrypt": "encrypt the rows",
     "bin": "count goods and bads in bins, choose features",
+    "screen": "screen features across parties",
     "train": "fit the coefficients",
     "inference": "find the errors of the coefficients",
     "validate": "judge the scorecard",
@@ -126,6 +129,10 @@ _IN_WORDS = {  # the ledger's terms in plain words, in the order to read them
     "exact second moments between model features of two providers": (
         _Kind.FIT,
         "The same between the columns of two others",
+    ),
+    "which own features the screening across parties keeps": (
+        _Kind.FIT,
+        "Which of its own features are not too much like others",
     ),
     "penalty, fold and start of a fit of a sequence": (_Kind.FIT, "What kind of fit comes next"),
     "that an own feature is left out of a fit": (_Kind.FIT, "Which of its own features a fit leaves out"),
@@ -475,6 +482,7 @@ def _chosen(lines: Sequence[Mapping[str, Any]], owner: str) -> dict[str, Any]:
 def _why(reason: str, owner: str) -> str:
     return {
         "correlation": "too much like a stronger feature of the same party",
+        "across parties": "too much like other features of the model, whoever’s they are",
         "stepwise": "the model is better without it",
         "sign": "its coefficient has the wrong sign",
         "information value": "separates goods from bads too little",
@@ -542,7 +550,7 @@ def _parity(parity: Mapping[str, Any] | None) -> list[dict[str, str]] | None:
         same = bool(parity["same_features"])
         verdict = "within" if same else "outside"
         value = "the same" if same else "others"
-        rows.append({"name": "Features that the search keeps", "value": value, "limit": "the same", "verdict": verdict})
+        rows.append({"name": "Features that are selected", "value": value, "limit": "the same", "verdict": verdict})
     ties = parity.get("points_ties", 0)
     equal = bool(parity["points_equal"])
     rows.append(

@@ -2,8 +2,8 @@
 
 No step here looks at a label or sends anything. Order of all steps of selection, each with a reason for each feature:
 expert list, missing rate, single value, one bin, stability (here); nearly equal bins, information value and budgets (at
-the gate); correlation inside the party. Correlation and variance inflation between parties come after these, from
-moments that the contract opens. A column to keep passes every cut here but for the floors of pre-bins.
+the gate); correlation inside the party; correlation and variance inflation across parties, from moments that the
+contract opens (`across_parties`). A column to keep passes every cut here but for the floors of pre-bins.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from party_agent.across_parties import ACROSS
 from party_agent.dataset import Column, Finding, Table, as_code, column_name
 from party_agent.report import OwnFeature
 from party_agent.validation import stability_of_counts
@@ -26,7 +27,7 @@ from protocols.fixed_point import IntArray
 from protocols.recipe import FeatureRules, PartyColumns, Recipe, Special
 
 EXPERT, MISSING, SINGLE, ONE_BIN, STABILITY = "expert list", "missing rate", "single value", "one bin", "stability"
-STEPS = (EXPERT, MISSING, SINGLE, ONE_BIN, STABILITY, "nearly equal bins", "gate", "correlation")
+STEPS = (EXPERT, MISSING, SINGLE, ONE_BIN, STABILITY, "nearly equal bins", "gate", "correlation", ACROSS)
 
 
 @dataclass(frozen=True)
@@ -189,10 +190,9 @@ def screening_of(left_out: Sequence[ScreenedOut], dropped: Sequence[DroppedFeatu
     """The part on screening of the party's own report: own features that went at each step, and why each did."""
     steps = [*left_out]
     for feature in dropped:
-        at_gate = "nearly equal bins" if feature.reason.startswith("not sent") else "gate"
-        steps.append(
-            ScreenedOut(feature.name, "correlation" if feature.reason == "correlation" else at_gate, feature.reason)
-        )
+        first = feature.reason.split(":")[0]
+        step = {"not sent": "nearly equal bins", "correlation": "correlation", ACROSS: ACROSS}.get(first, "gate")
+        steps.append(ScreenedOut(feature.name, step, feature.reason))
     return {
         "counts": {step: sum(item.step == step for item in steps) for step in STEPS},
         "features": [asdict(item) for item in steps],

@@ -358,6 +358,14 @@ class MomentsReady(_message.Message):
     features: int
     def __init__(self, ready: bool = ..., features: _Optional[int] = ...) -> None: ...
 
+class ScreenedFeatures(_message.Message):
+    __slots__ = ("kept", "parties")
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    PARTIES_FIELD_NUMBER: _ClassVar[int]
+    kept: _containers.RepeatedScalarFieldContainer[str]
+    parties: _containers.RepeatedCompositeFieldContainer[PartyFeatures]
+    def __init__(self, kept: _Optional[_Iterable[str]] = ..., parties: _Optional[_Iterable[_Union[PartyFeatures, _Mapping]]] = ...) -> None: ...
+
 class FeatureErrors(_message.Message):
     __slots__ = ("errors", "inflation")
     ERRORS_FIELD_NUMBER: _ClassVar[int]

@@ -142,6 +142,22 @@ class Selection(_Section):
         le=1,
         description="Of two features of one party whose WOE correlate more, that of lower IV is dropped.",
     )
+    maximum_cross_correlation: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="After that, the same over the features of all parties. Exact sums of products of these features "
+        'open to the label owner, once, here and for maximum_vif: the contract must allow "moments-exact".',
+        examples=[0.8],
+    )
+    maximum_vif: float | None = Field(
+        default=None,
+        ge=1,
+        le=1e6,
+        description="Then the feature of largest variance inflation factor over those of all parties goes, while it is "
+        "larger than this; 3 of each party stay.",
+        examples=[10.0],
+    )
     label_budget_share: float = Field(
         default=0.125,
         gt=0,
@@ -489,7 +505,13 @@ class Recipe(_Section):
     @property
     def opens_moments(self) -> bool:
         """Whether exact second moments open to the label owner, which the contract must allow."""
-        return self.inference.standard_errors or self.model.search != "none"
+        return self.inference.standard_errors or self.model.search != "none" or self.screens_across
+
+    @property
+    def screens_across(self) -> bool:
+        """Whether features are screened across parties."""
+        cuts = self.selection
+        return cuts.maximum_cross_correlation is not None or cuts.maximum_vif is not None
 
     def columns_of(self, party: str) -> PartyColumns:
         """The section `[parties.<party>]`, or its defaults."""

@@ -112,7 +112,7 @@ PAGES: dict[str, tuple[Step, ...]] = {
     "rows": rows.STEPS,
     "binning": binning.STEPS,
     "logistic": logistic.STEPS,
-    "moments": moments.FIT_STEPS,
+    "moments": (*moments.SCREEN_STEPS, *moments.FIT_STEPS, *moments.INFLATION_STEPS),
     "scoring": (*scoring.VALIDATE_STEPS, *statement.STEPS),
 }
 SEATS = {

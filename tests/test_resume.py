@@ -55,7 +55,7 @@ def _break_off(folder: Path, party: str, stage: str) -> tuple[SmallConsortium, P
     return consortium, out
 
 
-def _stages(out: Path, party: str) -> list[str]:
+def stages_after(out: Path, party: str) -> list[str]:
     """The stages a party began after its last connection."""
     events = [event["stage"] for event in log_of(out, party) if event.get("event") == "stage begins"]
     return events[len(events) - 1 - events[::-1].index("resume") :]
@@ -76,7 +76,7 @@ def test_a_job_goes_on_after_a_kill_to_the_same_model(
     ended = concordat(["resume", "--out", str(out), "--seed", "7", "--json"], out)
     assert ended.returncode == 0, ended.text + ended.stderr
     for name in NAMES:
-        assert _stages(out, name) == ["resume", *repeated, "validate", "statement"]
+        assert stages_after(out, name) == ["resume", *repeated, "validate", "statement"]
         ours, theirs = _model(out, name), _model(clean, name)
         names = {item["binning"]["feature"]: item for item in theirs["features"]}
         assert {item["binning"]["feature"] for item in ours["features"]} == set(names)

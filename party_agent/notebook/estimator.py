@@ -34,6 +34,7 @@ from protocols.errors import ConcordatError, ContractViolationError, DataError, 
 from protocols.recipe import load_recipe
 
 INTERCEPT = "(base)"
+_TESTED = {"standard_error": "standard_error", "p_value": "p_value", "inflation": "vif"}  # of a report: here
 _CODE_LABELS = "code bad as 1 and good as 0"
 
 
@@ -197,6 +198,8 @@ class JointScorecard(ClassifierMixin, TransformerMixin, BaseEstimator):  # type:
         rows: list[dict[str, Any]] = []
         for party, part in self.parts_.items():
             told = {feature["name"]: feature for feature in self.party_reports_[party]["features"]}
+            table = self.party_reports_[party].get("inference") or {"rows": []}
+            tests = {row["name"]: row for row in table["rows"]}
             if part.points.base is not None:
                 base = part.points.base
                 line = {"party": party, "feature": INTERCEPT, "points_min": base, "points_max": base}
@@ -205,7 +208,9 @@ class JointScorecard(ClassifierMixin, TransformerMixin, BaseEstimator):  # type:
                 figures = {key: value for key, value in told[feature.name].items() if _is_figure(key, value)}
                 line = {"party": party, "feature": feature.name, "bins": len(points.points)}
                 line |= {"points_min": min(points.points), "points_max": max(points.points)}
-                rows.append(line | figures)
+                row = tests.get(feature.name, {})
+                tested = {name: row[key] for key, name in _TESTED.items() if row.get(key) is not None}
+                rows.append(line | figures | tested)
         first = ["party", "feature", "alias", "kind", "bins", "points_min", "points_max", "iv", "coefficient"]
         table = pd.DataFrame(rows)
         return table[[*first, *(name for name in table.columns if name not in first)]]

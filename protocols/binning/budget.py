@@ -377,7 +377,8 @@ class _Gate:
                 raise SmallIntersectionError(
                     "TOO_FEW_ROWS",
                     f"{self._n} training rows are too few for {LEAST_FEATURES} features a party beside bins this small",
-                    "bring more rows, or coarser features; or open no exact moments: no standard errors, no search",
+                    "bring more rows, or coarser features; or open no exact moments: no standard errors, search or "
+                    "screening across parties",
                 )
             self._drop(max(spare, key=_strength), "small bins")
 

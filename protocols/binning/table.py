@@ -135,14 +135,14 @@ class BinningTable:
     dropped_peers: Mapping[str, tuple[DroppedPeer, ...]] = field(default_factory=dict)
     unresolved: int = 0
 
-    def without(self, name: str, left_out: Mapping[str, Sequence[str]], reason: str) -> BinningTable:
+    def without(self, name: str, left_out: Mapping[str, Mapping[str, str]]) -> BinningTable:
         """The table of `name` after a selection left features out; of others' numbers it knows those that it is told.
 
-        Args: left_out: aliases by party; at a provider, its own.
+        Args: left_out: by party, alias -> reason; at a provider, its own.
         """
 
         def stay(party: str, aliases: Sequence[str]) -> list[int]:
-            return [i for i, alias in enumerate(aliases) if alias not in left_out.get(party, ())]
+            return [i for i, alias in enumerate(aliases) if alias not in left_out.get(party, {})]
 
         own = stay(name, [feature.alias for feature in self.features])
         peers = {party: stay(party, [peer.alias for peer in known]) for party, known in self.peers.items()}
@@ -150,7 +150,7 @@ class BinningTable:
         return replace(
             self,
             features=tuple(self.features[i] for i in own),
-            dropped=(*self.dropped, *(DroppedFeature(feature.name, feature.alias, reason) for feature in gone)),
+            dropped=(*self.dropped, *(DroppedFeature(f.name, f.alias, left_out[name][f.alias]) for f in gone)),
             codes=self.codes[:, own],
             shape={party: len(peers[party]) if party in peers else n for party, n in self.shape.items()}
             | {name: len(own)},
@@ -158,7 +158,10 @@ class BinningTable:
             peers={party: tuple(known[i] for i in peers[party]) for party, known in self.peers.items()},
             dropped_peers={
                 party: known
-                + tuple(DroppedPeer(p.alias, p.iv, reason) for p in _others(self.peers[party], peers[party]))
+                + tuple(
+                    DroppedPeer(p.alias, p.iv, left_out[party][p.alias])
+                    for p in _others(self.peers[party], peers[party])
+                )
                 for party, known in self.dropped_peers.items()
             },
         )

@@ -18,6 +18,7 @@ from protocols.fixed_point import FloatArray
 from protocols.moments.label_owner import Moments
 from protocols.moments.layout import MomentKind
 
+MOST_INFLATION = 1e9  # a VIF from here on is said to be this: its feature repeats others, to the digits of a double
 _LEAST_RECIPROCAL_CONDITION = 1e-12  # of the matrix with a unit diagonal: below, doubles leave no 4 digits
 
 
@@ -79,20 +80,18 @@ def coefficient_tests(estimates: FloatArray, covariances: FloatArray, level: flo
 
 
 def correlation(moments: Moments) -> FloatArray:
-    """Pearson correlations of the features, the intercept left out; shape (D - 1, D - 1).
+    """Pearson correlations of the features, the intercept left out; shape (D - 1, D - 1). NaN: a feature is constant.
 
     Centred in integers, so that no digit is lost to the means.
-    Raises: ModelError MOMENTS_SINGULAR: a feature is constant. LocalProtocolError MOMENTS_KIND.
+    Raises: LocalProtocolError MOMENTS_KIND.
     """
     _require_kind(moments, MomentKind.PLAIN)
     gram, ones = moments.gram, moments.gram[0][0]
     size = range(1, len(gram))
     centred = [[gram[i][j] * ones - gram[0][i] * gram[0][j] for j in size] for i in size]
-    if any(row[i] <= 0 for i, row in enumerate(centred)):
-        raise _singular()
-    spread = [math.sqrt(row[i]) for i, row in enumerate(centred)]
+    spread = [math.sqrt(row[i]) if row[i] > 0 else math.nan for i, row in enumerate(centred)]
     matrix = np.array([[v / (spread[i] * spread[j]) for j, v in enumerate(row)] for i, row in enumerate(centred)])
-    np.fill_diagonal(matrix, 1.0)
+    matrix[np.diag_indices_from(matrix)] = [math.nan if math.isnan(value) else 1.0 for value in spread]
     return matrix
 
 
@@ -100,9 +99,31 @@ def variance_inflation(moments: Moments) -> FloatArray:
     """VIF of each feature, 1 / (1 - R^2) of its regression on all others and an intercept; shape (D - 1,).
 
     It is the diagonal of the inverse correlation matrix.
-    Raises: as `correlation`; ModelError MOMENTS_SINGULAR: a feature is a combination of others.
+    Raises: as `correlation`; ModelError MOMENTS_SINGULAR: a feature is constant, or a combination of others.
     """
     return np.diag(_inverse(correlation(moments))).copy()
+
+
+def inflation_factors(correlation: FloatArray) -> FloatArray:
+    """VIF of each feature, also where features repeat each other; shape (d,).
+
+    The diagonal of the inverse, every eigenvalue taken as no less than 1e-12 of the largest: a feature outside of all
+    exact dependencies has its true VIF, one inside has a huge one, which is stated as `MOST_INFLATION`, as that of a
+    constant feature is.
+    Args: correlation: of `correlation`, or a part of it; shape (d, d).
+
+    >>> inflation_factors(np.array([[1.0, 0.6, 0.0], [0.6, 1.0, 0.0], [0.0, 0.0, 1.0]])).round(4).tolist()
+    [1.5625, 1.5625, 1.0]
+    >>> inflation_factors(np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])).round(4).tolist()
+    [1000000000.0, 1000000000.0, 1.0]
+    """
+    factors = np.full(len(correlation), MOST_INFLATION)
+    varies = np.flatnonzero(~np.isnan(np.diag(correlation)))
+    if len(varies):
+        values, vectors = np.linalg.eigh(correlation[np.ix_(varies, varies)])
+        floors = np.maximum(values, _LEAST_RECIPROCAL_CONDITION * values[-1])
+        factors[varies] = np.minimum((vectors**2 / floors).sum(axis=1), MOST_INFLATION)
+    return factors
 
 
 def _inverse(matrix: FloatArray) -> FloatArray:
@@ -111,7 +132,7 @@ def _inverse(matrix: FloatArray) -> FloatArray:
     Raises: ModelError MOMENTS_SINGULAR.
     """
     diagonal = np.diag(matrix)
-    if not np.all(diagonal > 0):
+    if not np.all(diagonal > 0):  # NaN included
         raise _singular()
     scale = np.sqrt(diagonal)
     values, vectors = np.linalg.eigh(matrix / np.outer(scale, scale))

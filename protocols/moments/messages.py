@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from protocols.binning.messages import PartyFeatures
 from protocols.disclosure import Learned, Nature
 from protocols.messages import Bounds, Message
 from protocols.moments.layout import most_parts
@@ -132,6 +133,26 @@ class FeatureErrors(Message):
         return 2 * FLOAT_BYTES * bounds.features + 32
 
 
+@dataclass(frozen=True)
+class ScreenedFeatures(Message):
+    """What the screening across parties leaves: the receiver's own features, by alias in model order, and how many
+    each party has, in role order. Both are empty where no moments could open: all stay.
+    """
+
+    kept: tuple[str, ...]
+    parties: tuple[PartyFeatures, ...]
+
+    def learned(self) -> tuple[Learned, ...]:
+        return (
+            Learned("which own features the screening across parties keeps", len(self.kept)),
+            Learned("number of model features per party", len(self.parties)),
+        )
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return bounds.features * 64 + 16_384
+
+
 def _block_bytes(bounds: Bounds) -> int:
     return 2 * bounds.key_bytes * bounds.features * most_parts(bounds.features + 2, bounds.rows, 8 * bounds.key_bytes)
 
@@ -146,6 +167,11 @@ STEPS = (
     Step("6", Role.PROVIDER, MaskedMoments, to=Role.PROVIDER, optional=True),
     Step("7", Role.PROVIDER, MomentShares, to=Role.LABEL_OWNER, loop="pairs"),
 )
+SCREEN_STEPS = (
+    Step("0", Role.PARTY, MomentsReady, to=Role.PARTY),
+    *(replace(step, optional=not step.loop) for step in STEPS if step.message is not WeightedRows),
+    Step("8", Role.LABEL_OWNER, ScreenedFeatures, to=Role.PROVIDER),
+)
 FIT_STEPS = (
     Step("0", Role.PARTY, MomentsReady, to=Role.PARTY),
     Step("0", Role.PROVIDER, PairSeed, to=Role.PROVIDER, optional=True),
@@ -153,3 +179,4 @@ FIT_STEPS = (
     *(replace(step, optional=not step.loop) for step in STEPS),
     Step("8", Role.LABEL_OWNER, FeatureErrors, to=Role.PROVIDER, optional=True),
 )
+INFLATION_STEPS = (Step("8", Role.LABEL_OWNER, FeatureErrors, to=Role.PROVIDER),)  # where no errors are asked for

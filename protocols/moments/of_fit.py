@@ -1,7 +1,8 @@
-"""Weighted moments at the end of a fit: every party says whether it may, the logits open, then the moments.
+"""Moments of the features of a fit: every party says whether it may; at the end of the fit the logits open; moments.
 
-Source: PROTOCOLS.md section 4 ("once A knows the final z"), docs/protocols/moments.md. The label owner learns the logit
-of each training row, rounded to 0.01 (with one provider, its part), and the moments; a provider, whether others may.
+Source: PROTOCOLS.md section 4 ("once A knows the final z"), docs/protocols/moments.md. The label owner learns, for
+weighted moments, the logit of each training row, rounded to 0.01 (with one provider, its part), and the moments; a
+provider, whether others may.
 """
 
 from __future__ import annotations
@@ -50,14 +51,20 @@ class MomentsOfFit:
     minimum_key_bits: int = 2048
     willing: bool = True
 
-    def lead(self, logits: IntArray) -> Script[Moments | None]:
-        """The label owner's part; None: one of the parties may not. logits: own partial ones in units of 0.01, (n,)."""
+    def lead(self, logits: IntArray | None) -> Script[Moments | None]:
+        """The label owner's part; None: one of the parties may not.
+
+        Args: logits: own partial ones in units of 0.01, shape (n,); None for plain moments, before there is a fit.
+        """
         if self.label is None:
             raise LocalProtocolError("ROLE_INVALID", "the label owner brings the label")
-        table = yield from self._agree()
+        table = yield from self._agree(_kind(logits))
         if table is None:
             return None
-        total = yield from open_logits(self.parties, self.request, logits)
+        working = None
+        if logits is not None:
+            total = yield from open_logits(self.parties, self.request, logits)
+            working = WorkingResponse.of_fit(total / LOGIT_UNITS, self.label)
         return (
             yield from LabelOwner(
                 self.parties,
@@ -66,28 +73,29 @@ class MomentsOfFit:
                 permission=self.permission,
                 context=self.context,
                 entropy=self.entropy,
-                working=WorkingResponse.of_fit(total / LOGIT_UNITS, self.label),
+                working=working,
                 minimum_key_bits=self.minimum_key_bits,
             ).play()
         )
 
-    def follow(self, logits: IntArray) -> Script[bool]:
-        """A provider's part; whether moments opened."""
-        table = yield from self._agree()
+    def follow(self, logits: IntArray | None) -> Script[bool]:
+        """A provider's part; whether moments opened. logits: as of `lead`."""
+        table = yield from self._agree(_kind(logits))
         if table is None:
             return False
-        masks = yield from agree_on_masks(
-            self.name, self.parties.providers, self.entropy, self.spent, summed_by_members=False
-        )
-        part = masked_parts(logits, masks, f"logits of {self.request}")
-        masked = len(self.parties.providers) > 1
-        yield from send(self.parties.label_owner, MaskedLogitParts(self.request, part, masked))
+        if logits is not None:
+            masks = yield from agree_on_masks(
+                self.name, self.parties.providers, self.entropy, self.spent, summed_by_members=False
+            )
+            part = masked_parts(logits, masks, f"logits of {self.request}")
+            masked = len(self.parties.providers) > 1
+            yield from send(self.parties.label_owner, MaskedLogitParts(self.request, part, masked))
         yield from FeatureProvider(
             self.name,
             self.parties,
             table=table,
             rows=self.rows,
-            kind=MomentKind.WEIGHTED,
+            kind=_kind(logits),
             permission=self.permission,
             context=self.context,
             entropy=self.entropy,
@@ -95,10 +103,10 @@ class MomentsOfFit:
         ).play()
         return True
 
-    def _agree(self) -> Script[BinningTable | None]:
+    def _agree(self, kind: MomentKind) -> Script[BinningTable | None]:
         """The table, with how many features of each party are in the fit; None where one party may not take part."""
         own = [feature.name for feature in self.table.features]
-        ready = self.willing and self.permission.left(MomentKind.WEIGHTED, own)
+        ready = self.willing and self.permission.left(kind, own)
         others = self.parties.others(self.name)
         yield from send(others, MomentsReady(ready, len(own)))
         answers = yield from receive_each(others, MomentsReady)
@@ -115,16 +123,21 @@ def send_errors(to: str, errors: list[float], inflation: list[float]) -> Script[
     yield from send(to, FeatureErrors(_packed(errors), _packed(inflation)))
 
 
-def receive_errors(sender: str, features: int) -> Script[tuple[list[float], list[float]]]:
-    """Own standard errors and variance inflation factors (none if no plain moments were opened), in model order.
+def receive_errors(sender: str, errors: int, inflation: int) -> Script[tuple[list[float], list[float]]]:
+    """Own standard errors and variance inflation factors, in model order.
 
-    Raises: RemoteProtocolError: CHECK_FAILED: not one finite positive number a feature.
+    Args: errors, inflation: how many there are: one a feature, or none where no moments of that kind were opened.
+    Raises: RemoteProtocolError: CHECK_FAILED: others, or not finite positive numbers.
     """
     message = yield from receive(sender, FeatureErrors)
-    errors, inflation = _unpacked(message.errors), _unpacked(message.inflation)
-    require(len(errors) == features and len(inflation) in (0, features))
-    require(all(0 < value < float("inf") for value in errors + inflation))
-    return errors, inflation
+    found = _unpacked(message.errors), _unpacked(message.inflation)
+    require((len(found[0]), len(found[1])) == (errors, inflation))
+    require(all(0 < value < float("inf") for values in found for value in values))
+    return found
+
+
+def _kind(logits: IntArray | None) -> MomentKind:
+    return MomentKind.PLAIN if logits is None else MomentKind.WEIGHTED
 
 
 def _packed(values: list[float]) -> bytes:

@@ -70,5 +70,6 @@ def check_column_budget(rows: int, label_owner_features: int, smallest_bin_rows:
             "TOO_FEW_ROWS",
             f"{rows} training rows and a bin of {smallest_bin_rows} allow {limit} exact moments of a feature, "
             f"and {label_owner_features} features of the label owner give {sums}",
-            "use fewer features of the label owner, larger bins or more rows; or no standard errors and no search",
+            "use fewer features of the label owner, larger bins or more rows; or no standard errors, no search and no "
+            "screening across parties",
         )

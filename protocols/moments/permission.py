@@ -49,8 +49,8 @@ class MemoryOpenedMoments:
 class MomentPermission:
     """One party's permission to take part in opening moments.
 
-    contract: verified and in force; opened: what was opened before; search: whether it is for the fit of all features,
-    around which a selection searches, and not for the model (ADR 18).
+    contract: verified and in force; opened: what was opened before; search: whether a selection searches around the fit
+    of all features: weighted moments are those of that fit then, and not of the model (ADR 18).
     """
 
     contract: Contract
@@ -71,7 +71,7 @@ class MomentPermission:
         self.opened.spend(self.contract.hash().hex(), self._name(kind), features)
 
     def _name(self, kind: MomentKind) -> str:
-        return "search" if self.search else kind.value
+        return "search" if self.search and kind is MomentKind.WEIGHTED else kind.value
 
 
 def moments_spent() -> ContractViolationError:

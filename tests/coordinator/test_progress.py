@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from coordinator import progress
-from coordinator.progress import SCORE_STAGES, STAGES, Display
+from coordinator.progress import SCORE_STAGES, STAGES, Display, stages_of
+from protocols.recipe import Recipe, load_recipe
 
 
 class Clock:
@@ -92,3 +93,12 @@ def test_without_a_terminal_every_stage_is_one_line_and_never_wraps(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert "3,000,000 / 5,000,000 ids of somebody else, blinded  60 %" in lines[1]
+
+
+def test_a_recipe_adds_the_stages_that_it_asks_for() -> None:
+    plain = ("connect", "read", "resume", "align", "encrypt", "bin", "train", "validate", "statement")
+    assert stages_of(Recipe()) == STAGES == plain
+    errors = stages_of(load_recipe("[inference]\nstandard_errors = true"))
+    assert errors == (*plain[:7], "inference", *plain[7:])
+    screened = stages_of(load_recipe("[selection]\nmaximum_vif = 5.0"))
+    assert screened == (*plain[:6], "screen", "train", "inference", *plain[7:])

@@ -29,6 +29,7 @@ TABLES = (
     rows.STEPS,
     binning.STEPS,
     logistic.STEPS,
+    moments.SCREEN_STEPS,
     moments.FIT_STEPS,
     scoring.VALIDATE_STEPS,
     statement.STEPS,

@@ -37,6 +37,7 @@ def test_the_printed_defaults_name_every_key_and_explain_it() -> None:
 def test_the_printed_examples_load_when_their_comment_sign_is_taken_off() -> None:
     keys = ("seed", "max_iterations", "cut_scores", "[parties.bank", "categorical", "special =", "exclude", "trend")
     keys += ("keep", "drop", "maximum_psi", "method", "max_bins", "min_bin_share", "missing =")
+    keys += ("maximum_cross_correlation", "maximum_vif")
     lines = default_recipe_text().splitlines()
     text = "\n".join(line[2:] if line.startswith(tuple(f"# {key}" for key in keys)) else line for line in lines)
     recipe = load_recipe(text)
@@ -44,6 +45,8 @@ def test_the_printed_examples_load_when_their_comment_sign_is_taken_off() -> Non
     assert recipe.model.max_iterations == 40
     assert recipe.scorecard.cut_scores == (660, 640, 620, 600, 580, 560)
     assert recipe.selection.maximum_psi == 0.25
+    assert (recipe.selection.maximum_cross_correlation, recipe.selection.maximum_vif) == (0.8, 10.0)
+    assert recipe.opens_moments
     assert recipe.parties["bank"].keep == ("credit_limit",)
     rules = recipe.parties["bank"].features["utilisation"]
     assert (rules.method, rules.trend, rules.max_bins, rules.missing) == ("optimal", "ascending", 5, "riskiest")

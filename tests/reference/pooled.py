@@ -65,3 +65,35 @@ def damped_newton(x: Floats, y: Integers, l2: float, *, tolerance: float = 1e-11
             length /= 2
         w = w - length * step
     raise ArithmeticError("the twin did not converge")
+
+
+def inflation(x: Floats, column: int) -> float:
+    """VIF of a column: 1 / (1 - R^2) of its least-squares regression on the others and an intercept."""
+    others = np.column_stack([np.ones(len(x)), np.delete(x, column, axis=1)])
+    y = x[:, column]
+    residual = y - others @ np.linalg.lstsq(others, y, rcond=None)[0]
+    return float(((y - y.mean()) ** 2).sum() / max((residual**2).sum(), 1e-300))
+
+
+def screened_across(
+    x: Floats, iv: Sequence[int], owners: Sequence[str], largest_correlation: float, largest_vif: float
+) -> list[int]:
+    """Columns that stay by docs/binning.md, from pooled rows: correlation first, then VIF; a party keeps 3."""
+    correlation = np.abs(np.corrcoef(x, rowvar=False))
+    stays: list[int] = []
+    waiting = sorted(range(len(iv)), key=lambda j: -iv[j])
+    for j in list(waiting):
+        if not any(correlation[j, k] > largest_correlation for k in stays):
+            stays.append(j)
+            waiting.remove(j)
+    for j in waiting:
+        if [owners[k] for k in stays].count(owners[j]) < 3:
+            stays.append(j)
+    while True:
+        columns = sorted(stays)
+        factors = {j: inflation(x[:, columns], place) for place, j in enumerate(columns)}
+        high = [j for j in columns if factors[j] > largest_vif and [owners[k] for k in columns].count(owners[j]) > 3]
+        if not high:
+            return columns
+        top = max(factors[j] for j in high)
+        stays.remove(min((j for j in high if factors[j] > 0.999999 * top or factors[j] > 1e9), key=lambda j: iv[j]))
