@@ -27,7 +27,15 @@ from protocols.fixed_point import IntArray
 from protocols.recipe import FeatureRules, PartyColumns, Recipe, Special
 
 EXPERT, MISSING, SINGLE, ONE_BIN, STABILITY = "expert list", "missing rate", "single value", "one bin", "stability"
-STEPS = (EXPERT, MISSING, SINGLE, ONE_BIN, STABILITY, "nearly equal bins", "gate", "correlation", ACROSS)
+FITS = "selection among fits"
+STEPS = (EXPERT, MISSING, SINGLE, ONE_BIN, STABILITY, "nearly equal bins", "gate", "correlation", ACROSS, FITS)
+_STEP_OF = {  # by how a reason begins; any other is the gate's
+    "not sent": "nearly equal bins",
+    "correlation": "correlation",
+    ACROSS: ACROSS,
+    "stepwise": FITS,
+    "sign": FITS,
+}
 
 
 @dataclass(frozen=True)
@@ -190,8 +198,7 @@ def screening_of(left_out: Sequence[ScreenedOut], dropped: Sequence[DroppedFeatu
     """The part on screening of the party's own report: own features that went at each step, and why each did."""
     steps = [*left_out]
     for feature in dropped:
-        first = feature.reason.split(":")[0]
-        step = {"not sent": "nearly equal bins", "correlation": "correlation", ACROSS: ACROSS}.get(first, "gate")
+        step = _STEP_OF.get(feature.reason.split(":")[0], "gate")
         steps.append(ScreenedOut(feature.name, step, feature.reason))
     return {
         "counts": {step: sum(item.step == step for item in steps) for step in STEPS},

@@ -121,8 +121,10 @@ def test_the_report_counts_every_step_in_its_order() -> None:
         DroppedFeature("c", "tax.01", "dropped by the gate"),
         DroppedFeature("code", "tax.02", "correlation"),
         DroppedFeature("d", "tax.03", "across parties: VIF 12.10"),
+        DroppedFeature("e", "tax.04", "stepwise"),
+        DroppedFeature("f", "tax.05", "sign"),
     )
     report = screening_of(left_out, dropped)
     assert tuple(report["counts"]) == STEPS
-    assert list(report["counts"].values()) == [0, 2, 1, 0, 1, 1, 1, 1, 1]
-    assert len(report["features"]) == 8
+    assert list(report["counts"].values()) == [0, 2, 1, 0, 1, 1, 1, 1, 1, 2]
+    assert len(report["features"]) == 10
