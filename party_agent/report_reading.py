@@ -114,6 +114,11 @@ def _cautions(report: Mapping[str, Any]) -> Iterable[str]:
         yield (
             f"The test sample has {test['bads']} bads: its AUC is known to about ±{1.96 * test['auc_error']:.2f} only."
         )
+    if any(item["code"] == "SCREENING_NOT_OPENED" for item in report.get("findings", ())):
+        yield (
+            "Features were not screened across parties as the recipe asks: exact moments of one of them were opened "
+            "before under this contract. Some may repeat each other."
+        )
     off, rate = test["mean_pd"] - test["bad_rate"], test["bad_rate"]
     if abs(off) > 1.96 * math.sqrt(rate * (1 - rate) / test["n"]):
         yield (
