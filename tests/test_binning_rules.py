@@ -30,7 +30,7 @@ maximum_single_value_share = 0.95
 maximum_psi = 0.5
 
 [parties.bank]
-keep = ["bank_class"]
+keep = ["bank_class", "bank_state"]
 [parties.bank.features.bank_ratio]
 splits = [-1.0, 0.0, 1.0, 99.0]
 [parties.bureau]
@@ -57,11 +57,21 @@ def more_columns(rows: list[Row]) -> None:
         row["bureau_late2"] = str(float(row["bureau_ratio"]) ** 3)
 
 
+def a_bin_without_bads(rows: list[Row]) -> None:
+    """A category of 200 borrowers who all paid, among others of whom some did not."""
+    clean = [row for row in rows if row["y"] == "0"][:200]
+    for i, row in enumerate(rows):
+        row["bank_state"] = "closed" if i % 3 else "open"
+    for row in clean:
+        row["bank_state"] = "clean"
+
+
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     consortium = SmallConsortium(tmp_path_factory.mktemp("rules"), 1)
     consortium.recipe += RECIPE
     consortium.edit("bureau", more_columns)
+    consortium.edit("bank", a_bin_without_bads)
     ended = consortium.simulate("--check-parity")
     assert ended.returncode == 0, ended.text + ended.stderr
     return ended
@@ -104,6 +114,16 @@ def test_missing_goes_to_the_riskiest_bin_where_its_owner_says_so(ended: Ended) 
     bins = features(ended, "bureau")["bureau_turnover"]["bins"]
     assert "missing" in min(bins, key=lambda b: b["woe"])["label"]
     assert len(bins) == 5
+
+
+def test_a_bin_without_bads_joins_the_one_of_nearest_woe(ended: Ended) -> None:
+    own = {feature.name: feature for feature in model.read(Folder(ended.out / "bank")).features}
+    for feature in own.values():
+        assert all(bads is not None and 0 < bads < rows for rows, bads in zip(feature.rows, feature.bads, strict=True))
+    bins = features(ended, "bank")["bank_state"]["bins"]
+    (joined,) = [b for b in bins if "clean" in b["label"]]
+    assert joined["label"] != "{clean}"
+    assert joined["woe"] == max(b["woe"] for b in bins)  # it joined the safest of the others
 
 
 def test_screening_counts_each_step_and_names_no_column_to_others(ended: Ended) -> None:
