@@ -56,6 +56,7 @@ chaos: $(VENV)/.test
 bench: $(VENV)/.core
 	$(BIN)/python -m benchmarks.paillier
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.cross_validation
 
 # The committed protocols/concordat_pb2.* come from this; protoc 31.1 writes code that protobuf 6.31 and later can run.
 schema:

@@ -78,24 +78,25 @@ def _cpu_of_running_children() -> float:
 
 
 class StageClock:
-    """CPU seconds of all processes between the first party's entering of one stage and of another."""
+    """What passes between the first party's entering of one stage and of another; CPU of all processes."""
 
     def __init__(self, begin: str, end: str) -> None:
-        self._marks: dict[str, float | None] = {begin: None, end: None}
+        self._marks: dict[str, Cost | None] = {begin: None, end: None}
+        self._watch = Stopwatch()
 
     def on_event(self, party: str, event: Mapping[str, Any]) -> None:
         """What a party's process has said."""
         stage = event.get("stage", "")
         if stage in self._marks and self._marks[stage] is None:
-            self._marks[stage] = _cpu_seconds()
+            self._marks[stage] = self._watch.read()
 
     @property
-    def cpu(self) -> float:
+    def cost(self) -> Cost:
         """Between the two stages."""
         begin, end = self._marks.values()
         if begin is None or end is None:
             sys.exit("the job named no such stages")
-        return end - begin
+        return Cost(end.wall - begin.wall, end.cpu - begin.cpu)
 
 
 def classical_gradient(key_bits: int, features: np.ndarray) -> Cost:
@@ -139,15 +140,41 @@ def write_consortium(folder: Path) -> list[PartyInput]:
 
 def simulated(inputs: list[PartyInput], key_bits: int, folder: Path) -> tuple[dict[str, Any], Cost, Cost]:
     """The report of a whole job between processes; what its training cost; what the job cost."""
-    recipe = Recipe(keys=Keys(bits=key_bits))
-    clock = StageClock("encrypt", "validate")
+    report, clocks, whole = job(inputs, Recipe(keys=Keys(bits=key_bits)), folder, ("encrypt", "validate"))
+    return report, Cost(report["training"]["seconds"], clocks[0].cpu), whole
+
+
+def job(
+    inputs: list[PartyInput], recipe: Recipe, folder: Path, *between: tuple[str, str]
+) -> tuple[dict[str, Any], list[Cost], Cost]:
+    """The report of a whole job between processes; its cost between each two stages; what the job cost."""
+    clocks = [StageClock(*stages) for stages in between]
+
+    def on_event(party: str, event: Mapping[str, Any]) -> None:
+        for clock in clocks:
+            clock.on_event(party, event)
+
     watch = Stopwatch()
-    outcome: Outcome = train(Simulation.create(folder, inputs, recipe), 1, clock.on_event)
+    outcome: Outcome = train(Simulation.create(folder, inputs, recipe), 1, on_event)
     whole = watch.read()
     if outcome.code != "OK":
         sys.exit(f"the job ended with {outcome.code}: {outcome.first['message']}")
-    report = json.loads((folder / "report.json").read_bytes())
-    return report, Cost(report["training"]["seconds"], clock.cpu), whole
+    return json.loads((folder / "report.json").read_bytes()), [clock.cost for clock in clocks], whole
+
+
+def consortium_of(data: Path, name: str) -> list[PartyInput]:
+    """The two parties of a consortium in the tests' data."""
+    return [PartyInput(p, data / name / f"{p}.csv", "id", "y" if p == "bank" else None) for p in PARTIES]
+
+
+def data_folder() -> Path:
+    """Where the tests' data are, if they are anywhere."""
+    return Path(os.environ.get("CONCORDAT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def machine() -> str:
+    """What the figures were measured on, and with."""
+    return f"{cpu_model()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n{_versions()}"
 
 
 def _versions() -> str:
@@ -196,7 +223,7 @@ def _training(folder: Path) -> list[str]:
 
 def _whole_job(data: Path, folder: Path) -> list[str]:
     print(f"Whole job on uci_default, both parties on this machine\n{'':<46}{'wall s':>12}{'CPU s':>12}")
-    inputs = [PartyInput(p, data / "uci_default" / f"{p}.csv", "id", "y" if p == "bank" else None) for p in PARTIES]
+    inputs = consortium_of(data, "uci_default")
     missed = []
     for bits, most in MOST_SECONDS.items():
         report, _, cost = simulated(inputs, bits, folder / f"uci{bits}")
@@ -209,10 +236,10 @@ def _whole_job(data: Path, folder: Path) -> list[str]:
 
 def main() -> int:
     """Print the tables; 1 if a promise of the project was missed."""
-    print(f"{cpu_model()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n{_versions()}")
+    print(machine())
     with tempfile.TemporaryDirectory() as name:
         missed = _training(Path(name))
-        data = Path(os.environ.get("CONCORDAT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+        data = data_folder()
         if (data / "uci_default" / "bank.csv").exists():
             missed += _whole_job(data, Path(name))
     for promise in missed:
