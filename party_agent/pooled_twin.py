@@ -48,6 +48,7 @@ class _Part:
     codes: IntArray
     features: tuple[BinnedFeature, ...]
     iv_differs: float
+    counts_equal: bool
 
     @property
     def design(self) -> FloatArray:
@@ -110,15 +111,17 @@ def _part(folder: Path, table: Table, label: IntArray, training: Any, name: str 
     own = model.read(Folder(folder), name)
     codes = own.codes(table)
     features = []
-    iv_differs = 0.0
+    iv_differs, counts_equal = 0.0, True
     for j, feature in enumerate(own.features):
         column = codes[training, j]
         rows = np.bincount(column, minlength=len(feature.woe))
         bads = np.bincount(column, weights=label[training], minlength=len(feature.woe)).astype(np.int64)
         woe = tuple(woe_units(rows, bads).tolist())
+        known = zip(feature.bads, bads.tolist(), strict=True)
+        counts_equal &= feature.rows == tuple(rows.tolist()) and all(told in (None, count) for told, count in known)
         features.append(replace(feature, woe=woe, iv=iv_units(rows, bads)))
         iv_differs = max(iv_differs, abs(round(1000 * information_value(rows, bads)) - feature.iv) / 1000)
-    return _Part(own, codes, tuple(features), iv_differs)
+    return _Part(own, codes, tuple(features), iv_differs, counts_equal)
 
 
 def _differences(
@@ -137,6 +140,7 @@ def _differences(
     return {
         "max_abs_coef_diff": float(np.abs(ours - weights).max()),
         "max_abs_pd_diff": float(np.abs(rates_ours - rates_twin).max()),
+        "counts_equal": all(part.counts_equal for part in parts),
         "max_abs_woe_diff": max(woe),
         "max_abs_iv_diff": max(part.iv_differs for part in parts),
         "abs_auc_diff": abs(twin_auc - auc),
@@ -203,11 +207,12 @@ class PooledSearch:
         self._label = label
         self._owners = dict(owners)
         self.moments: Moments | None = None
+        self.outcomes: list[Outcome] = []
 
     def best(self, recipe: Recipe, ended: Sequence[bool] = ()) -> set[str]:
         """The aliases that a stepwise search keeps. ended: false for a fit that the search is not to see the end of."""
         director = stepwise(recipe, self._owners, self)
-        done: list[Outcome] = []
+        done = self.outcomes
         while (plan := director.next_fit(done)) is not None:
             if not all(ended[: len(done) + 1]):
                 done.append(Outcome(plan, 0, 0.0, False))
