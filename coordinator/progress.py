@@ -15,6 +15,7 @@ from rich.table import Table
 from protocols.recipe import Recipe
 
 STAGES = ("connect", "read", "resume", "align", "encrypt", "bin", "train", "validate", "statement")  # of a training job
+REVIEW_STAGE = "review"  # before training, where the recipe asks for it
 SCREEN_STAGE = "screen"  # before training, where the recipe screens features across parties
 INFERENCE_STAGE = "inference"  # before validation, where it does, or asks for standard errors
 SCORE_STAGES = ("connect", "read", "resume", "align", "score", "statement")
@@ -25,7 +26,8 @@ _BOUNDED = frozenset({"gradients"})  # counted against a budget, which is no for
 def stages_of(recipe: Recipe) -> tuple[str, ...]:
     """The stages of a training job by this recipe."""
     screens, errors = recipe.screens_across, recipe.inference.standard_errors
-    more = {"train": [SCREEN_STAGE] if screens else [], "validate": [INFERENCE_STAGE] if errors or screens else []}
+    before = [*([REVIEW_STAGE] if recipe.binning.review_minutes else []), *([SCREEN_STAGE] if screens else [])]
+    more = {"train": before, "validate": [INFERENCE_STAGE] if errors or screens else []}
     return tuple(name for stage in STAGES for name in (*more.get(stage, []), stage))
 
 
@@ -58,7 +60,7 @@ class Display:
         if self._quiet or "stage" not in event:
             return
         with self._lock:
-            entered = self._rows[party].take(event)
+            entered = self._rows[party].take(event) or event["stage"] == REVIEW_STAGE  # which speaks seldom
             if self._live is None and (entered or time.monotonic() - self._last_line > _LINE_EVERY_S):
                 self._last_line = time.monotonic()
                 elapsed = time.monotonic() - self._begin
@@ -113,7 +115,7 @@ class _Row:
     def counted(self) -> str:
         """What is done, of how many."""
         if not self._done:
-            return ""
+            return self._what if self.stage == REVIEW_STAGE and self._what != "started" else ""
         if not self._total:
             return f"{self._done:,} {self._what}"
         if self._what in _BOUNDED:

@@ -336,13 +336,21 @@ def _send_to_catalogue(folder: Path, document: bytes) -> None:
 
 def mount_commands() -> None:
     """Add the commands that people use to those of a job's process."""
-    from party_agent import agent_commands, audit_commands, data_commands, enrolment_commands, model_commands
+    from party_agent import (
+        agent_commands,
+        audit_commands,
+        data_commands,
+        enrolment_commands,
+        model_commands,
+        review_commands,
+    )
 
     app.add_typer(enrolment_commands.app)
     app.add_typer(data_commands.data_app(_institution, _send_to_catalogue), name="data")
     app.add_typer(agent_commands.app)
     app.add_typer(audit_commands.audit_app, name="audit")
     app.add_typer(model_commands.model_app, name="model")
+    app.add_typer(review_commands.bins_app, name="bins")
 
 
 if __name__ == "__main__":

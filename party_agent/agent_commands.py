@@ -23,6 +23,7 @@ from party_agent.contract_draft import EXAMPLE, contract_of, read_draft, summary
 from party_agent.dataset import read_ids
 from party_agent.enrolment import certificate_status, lab_client
 from party_agent.explanation import explain
+from party_agent.job_output import read_progress
 from party_agent.job_process import ASKED_COLUMN, ASKED_FILE
 from party_agent.loopback import LoopbackServer, prepare_launcher
 from party_agent.peers import PeerBook
@@ -353,8 +354,14 @@ def job_status(
             time.sleep(0.5)
             answer = lab.job(job)
         told = {key: answer[key] for key in ("job", "kind", "attempt", "state", "code", "reports")}
-        line = f"{job}, {answer['kind']}, attempt {answer['attempt']}: {answer['state']} {answer['code'] or ''}"
-        _say(as_json, told, line.rstrip())
+        line = (
+            f"{job}, {answer['kind']}, attempt {answer['attempt']}: {answer['state']} {answer['code'] or ''}".rstrip()
+        )
+        here = read_progress(folder / "jobs" / Path(job).name)
+        if answer["state"] != "ended" and here.stage:
+            told["here"] = {"stage": here.stage, "what": here.what}
+            line += f"; here stage {here.stage}: {here.what}"
+        _say(as_json, told, line)
     if answer["state"] == "ended" and answer["code"]:
         raise typer.Exit(EXIT_REFUSED)
 

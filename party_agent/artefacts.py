@@ -8,14 +8,17 @@ from typing import Any
 import gmpy2
 import numpy as np
 from gmpy2 import mpz
+from numpy.typing import NDArray
 from phe import PaillierPublicKey
 
 from party_agent.checkpoint import Blobs, pack_array, unpack_array
 from protocols.binning.prebins import PreBinning
+from protocols.binning.rules import MergeRule
 from protocols.binning.table import (
     BinDigits,
     BinnedFeature,
     BinningTable,
+    Counted,
     DroppedFeature,
     DroppedPeer,
     PeerFeature,
@@ -88,15 +91,14 @@ def table_to(value: BinningTable) -> Stored:
         "features": [asdict(feature) | {"binning": feature.binning.to_json()} for feature in value.features],
         "dropped": [asdict(item) for item in value.dropped],
         "shape": dict(value.shape),
-        "digits": {
-            party: [[[str(v) for v in row] for row in feature.tolist()] for feature in digits.digits]
-            for party, digits in value.digits.items()
-        },
+        "digits": {party: [texts(item) for item in digits.digits] for party, digits in value.digits.items()},
         "peers": {party: [asdict(item) for item in items] for party, items in value.peers.items()},
         "label_cost": value.label_cost,
         "label_budget": value.label_budget,
         "dropped_peers": {party: [asdict(item) for item in items] for party, items in value.dropped_peers.items()},
         "unresolved": value.unresolved,
+        "counted": {alias: _counted_to(counted) for alias, counted in value.counted.items()},
+        "prebin_masks": [texts(item) for item in value.prebin_masks],
     }
     return header, {"codes": pack_array(value.codes)}
 
@@ -107,25 +109,22 @@ def table_from(header: dict[str, Any], blobs: Blobs) -> BinningTable:
         rows=header["rows"],
         bads=header["bads"],
         features=tuple(
-            BinnedFeature(**(_tuples(item) | {"binning": PreBinning.from_json(item["binning"])}))
+            BinnedFeature(**(tuples(item) | {"binning": PreBinning.from_json(item["binning"])}))
             for item in header["features"]
         ),
         dropped=tuple(DroppedFeature(**item) for item in header["dropped"]),
         codes=unpack_array(blobs["codes"]),
         shape=header["shape"],
-        digits={
-            party: BinDigits(tuple(np.array([[int(v) for v in row] for row in item], dtype=object) for item in items))
-            for party, items in header["digits"].items()
-        },
-        peers={
-            party: tuple(PeerFeature(**_tuples(item)) for item in items) for party, items in header["peers"].items()
-        },
+        digits={party: BinDigits(tuple(map(integers, items))) for party, items in header["digits"].items()},
+        peers={party: tuple(PeerFeature(**tuples(item)) for item in items) for party, items in header["peers"].items()},
         label_cost=header["label_cost"],
         label_budget=header["label_budget"],
         dropped_peers={
             party: tuple(DroppedPeer(**item) for item in items) for party, items in header["dropped_peers"].items()
         },
         unresolved=header["unresolved"],
+        counted={alias: _counted_from(item) for alias, item in header["counted"].items()},
+        prebin_masks=tuple(map(integers, header["prebin_masks"])),
     )
 
 
@@ -133,6 +132,30 @@ def bins_identity(value: BinningTable) -> list[Any]:
     """What tells, at the label owner, that numbers of a checkpoint are of these model features and bins."""
     own = [[feature.alias, list(feature.woe), list(feature.rows)] for feature in value.features]
     return own + [[p.alias, list(p.woe), list(p.rows)] for peers in value.peers.values() for p in peers]
+
+
+def _counted_to(value: Counted) -> dict[str, Any]:
+    """A feature at the gate."""
+    return {
+        **vars(value),
+        "rule": asdict(value.rule),
+        "digits": None if value.digits is None else texts(value.digits),
+    }
+
+
+def _counted_from(item: dict[str, Any]) -> Counted:
+    rule, digits = MergeRule(**tuples(item["rule"])), item["digits"]
+    return Counted(**(tuples(item) | {"rule": rule, "digits": None if digits is None else integers(digits)}))
+
+
+def texts(array: NDArray[np.object_]) -> list[list[str]]:
+    """Integers of any size, shape (m, k)."""
+    return [[str(value) for value in row] for row in array.tolist()]
+
+
+def integers(rows: list[list[str]]) -> NDArray[np.object_]:
+    """Inverse of `texts`."""
+    return np.array([[int(value) for value in row] for row in rows], dtype=object)
 
 
 def coefficients_to(value: Coefficients) -> Stored:
@@ -146,5 +169,6 @@ def coefficients_from(header: dict[str, Any], blobs: Blobs) -> Coefficients:
     return Coefficients(weights=unpack_array(blobs["weights"]), **header)
 
 
-def _tuples(item: dict[str, Any]) -> dict[str, Any]:
+def tuples(item: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a stored dataclass, whose lists were tuples."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in item.items()}

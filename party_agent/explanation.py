@@ -113,6 +113,15 @@ def _training(recipe: Recipe, parties: Parties) -> tuple[str, ...]:
         chosen = (
             "Features whose coefficient has the wrong sign are left out: the label owner learns which, under aliases.",
         )
+    reviewed = (
+        (
+            f"Before training the job waits up to {bins.review_minutes} minutes while each party may bin features of "
+            f"its own anew, {bins.review_changes} times at most: each new version shows the label owner its counts, "
+            "and its owner the label counts of its bins, within the same bound.",
+        )
+        if bins.review_minutes
+        else ()
+    )
     folds = recipe.validation.folds
     judged = (
         (
@@ -131,6 +140,7 @@ def _training(recipe: Recipe, parties: Parties) -> tuple[str, ...]:
         f"At most {bins.max_bins} bins a feature, of at least {bins.floor_rows} rows and {bins.floor_share:.2%} of the "
         f"training rows, with {bins.min_goods} goods and {bins.min_bads} bads or more.",
         f"Exact label counts use at most {recipe.selection.label_budget_share:.4g} of what the labels hold (n h(p)).",
+        *reviewed,
         f"Features of an information value below {recipe.selection.minimum_iv:g} are dropped.",
         *across,
         f"A logistic regression with L2 penalty {model.l2:g}; gradients: at most {most}.",

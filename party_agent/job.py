@@ -1,6 +1,6 @@
 """The main job of a party, one line a stage: align -> encrypt -> bin -> train -> scorecard -> validate -> statement.
 
-A recipe may add two: screen, before train, and inference, after the scorecard.
+A recipe may add three: review and screen, before train, and inference, after the scorecard.
 
 Each stage plays this party's role of a protocol over the relay and leaves a frozen artefact. What a stage is allowed to
 disclose is decided before it starts, by this agent's own copy of the contract.
@@ -40,6 +40,7 @@ from party_agent.judgement import Judged, judge, scores_without
 from party_agent.model import CANDIDATES_FILE, OwnModel
 from party_agent.opened_moments import OPENED_MOMENTS, FileOpenedMoments
 from party_agent.reasons import dimension_points, dimensions_of, explain, opened_dimensions
+from party_agent.review import REVIEW, Review, Reviewed, allowed_methods, reviewed_from, reviewed_to
 from party_agent.row_account import FileRowAccount, Purse
 from party_agent.scorecard import GradeTable, PointsTable, Scaling
 from party_agent.screening import PreBinned, findings_of_gate, left_out_features, screen, screening_of
@@ -47,6 +48,7 @@ from party_agent.stages import AlignedTable, Reader, Seat, Stages
 from party_agent.validation import Validation, check_classes, feature_stability, validate
 from protocols.binning.label_owner import INFEASIBLE
 from protocols.binning.label_owner import LabelOwner as Gate
+from protocols.binning.messages import REVIEW_STEPS
 from protocols.binning.messages import STEPS as BIN_STEPS
 from protocols.binning.provider import FeatureProvider
 from protocols.binning.rules import Method
@@ -81,6 +83,7 @@ class TrainingJob(Stages):
         self._reader = reader
         self._findings: tuple[Finding, ...] = ()
         self._held: tuple[Finding, ...] = ()  # of features of all parties, for the own report alone
+        self._review_findings: tuple[Finding, ...] = ()
         self._judgement: dict[str, Any] | None = None
         self._inference: dict[str, Any] | None = None
         self._scaling = Scaling(
@@ -100,7 +103,11 @@ class TrainingJob(Stages):
             check_classes(aligned.table.label, aligned.is_training, aligned.table.late)
         prebinned = self.prebin(aligned)
         rows = self.encrypt(aligned, prebinned)
-        bins = offered = self.bin(aligned, prebinned, rows)
+        bins = self.bin(aligned, prebinned, rows)
+        if self._recipe.binning.review_minutes:
+            reviewed = self.review(aligned, prebinned, bins, rows)
+            bins, prebinned = reviewed.table, reviewed.changes(prebinned, self._recipe)
+        offered = bins
         screened = self.screen_across(aligned, bins, rows) if self._recipe.screens_across else None
         if screened is not None:
             bins = screened.table(self._seat.name, bins)
@@ -123,7 +130,8 @@ class TrainingJob(Stages):
     def resumable(self) -> tuple[str, ...]:
         """Stages of this recipe that are not repeated, in order."""
         screens, errors = self._recipe.screens_across, self._recipe.inference.standard_errors
-        before = ("align", "encrypt", "bin", *([SCREEN] if screens else []), "train")
+        reviews = self._recipe.binning.review_minutes > 0
+        before = ("align", "encrypt", "bin", *([REVIEW] if reviews else []), *([SCREEN] if screens else []), "train")
         return (*before, *([INFERENCE] if errors or screens else []))
 
     def read(self) -> Table:
@@ -175,7 +183,7 @@ class TrainingJob(Stages):
                 rows=rows,
                 recipe=self._recipe,
                 rules=prebinned.rules,
-                methods=[*(Method(method) for method in self._contract.binnings), Method.SPLITS],
+                methods=allowed_methods(self._contract.binnings),
                 account=self._account(Purse.LABELS, training),
             ).play()
         else:
@@ -195,6 +203,25 @@ class TrainingJob(Stages):
             artefacts.table_to,
             artefacts.table_from,
         )
+
+    def review(self, aligned: AlignedTable, prebinned: PreBinned, bins: BinningTable, rows: RowMasks) -> Reviewed:
+        """Bins as the parties' modellers change and accept them."""
+        training = aligned.training
+        script = Review(
+            self._seat,
+            training,
+            prebinned,
+            bins,
+            rows,
+            self.ledger,
+            self._checkpoints,
+            self._account(Purse.LABELS, training),
+        ).play()
+        reviewed = self.once(
+            REVIEW, lambda: self.play(REVIEW, REVIEW_STEPS, script, rows=bins.rows), reviewed_to, reviewed_from
+        )
+        self._review_findings = reviewed.findings
+        return reviewed
 
     def _account(self, purse: Purse, training: Table) -> FileRowAccount:
         job = self._seat.agreement.job
@@ -515,7 +542,10 @@ class TrainingJob(Stages):
             statement=statement.lines,
             scaling=self._scaling,
             training_rows=bins.rows,
-            findings=self._findings + findings_of_gate(prebinned, bins, INFEASIBLE) + self._held,
+            findings=self._findings
+            + findings_of_gate(prebinned, bins, INFEASIBLE)
+            + self._review_findings
+            + self._held,
             base_points=own.points.base,
             intercept=own.intercept,
             selection=job_report.selection(bins),

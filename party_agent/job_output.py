@@ -17,8 +17,9 @@ from protocols.disclosure import Ledger, Line
 from protocols.errors import DataError
 
 OUTPUT_FILE = "output.jsonl"
-STAGES = (  # of a training job; "screen" and "inference" where the recipe asks for them
-    *("connect", "read", "resume", "align", "encrypt", "bin", "screen", "train", "inference", "validate", "statement"),
+STAGES = (  # of a training job; "review", "screen" and "inference" where the recipe asks for them
+    *("connect", "read", "resume", "align", "encrypt", "bin", "review", "screen", "train"),
+    *("inference", "validate", "statement"),
 )
 SCORE_STAGES = ("connect", "read", "resume", "align", "score", "statement")
 _STATEMENT_FILE = "statement.json"

@@ -44,6 +44,7 @@ _STAGES = {  # in the order of the job
     "align": "find the borrowers in common",
     "encrypt": "encrypt the rows",
     "bin": "count goods and bads in bins, choose features",
+    "review": "change bins before training",
     "screen": "screen features across parties",
     "train": "fit the coefficients",
     "inference": "find the errors of the coefficients",
@@ -93,6 +94,7 @@ _IN_WORDS = {  # the ledger's terms in plain words, in the order to read them
     "IV of an own feature that was kept": (_Kind.BINS, "How well each of its own kept features separates"),
     "merge map of an own feature that was kept": (_Kind.BINS, "Which of its own fine bins were joined"),
     "that an own feature was dropped": (_Kind.BINS, "That an own feature was not kept"),
+    "that another version of an own feature was refused": (_Kind.BINS, "That other bins of a feature were refused"),
     "number of model features per party": (_Kind.SIZES, "How many features of each party are in the model"),
     "own gradient block": (_Kind.FIT, "Which way to move its own coefficients, at every step"),
     "gradients that earlier jobs opened on the sender's training rows": (

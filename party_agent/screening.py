@@ -24,7 +24,7 @@ from protocols.binning.rules import MergeRule, rule_of
 from protocols.binning.table import BinningTable, DroppedFeature
 from protocols.errors import DataError
 from protocols.fixed_point import IntArray
-from protocols.recipe import FeatureRules, PartyColumns, Recipe, Special
+from protocols.recipe import Binning, FeatureRules, PartyColumns, Recipe, Special
 
 EXPERT, MISSING, SINGLE, ONE_BIN, STABILITY = "expert list", "missing rate", "single value", "one bin", "stability"
 FITS = "selection among fits"
@@ -109,20 +109,7 @@ class _Screening:
             self._leave_out(column, *reason)
             return None
         own = self._own.get(column.name, FeatureRules())
-        if own.groups if column.kind is FeatureKind.NUMERIC else own.splits:
-            raise _other_kind(column)
-        binning = prebin(
-            column.values,
-            column.kind,
-            column.name,
-            special=column.special,
-            max_prebins=self._binning.max_prebins,
-            floor=self.floor,
-            splits=own.splits,
-            groups=own.groups,
-            missing_with=_value(column, own.missing_with),
-            special_with=_value(column, own.special_with),
-        )
+        binning = prebin_column(column, own, self._binning, self.floor)
         if binning is None:
             self._leave_out(column, ONE_BIN, f"no two bins of {self.floor} training rows")
             return None
@@ -136,7 +123,7 @@ class _Screening:
                 return None
         self.binnings.append(binning)
         self.rules.append(rule_of(self._binning, own, binning, keep=keep))
-        self._note_lost_splits(column, binning, own)
+        self._lost += lost_split_findings(column, binning, own, self.floor)
         return codes
 
     def _reason_before_bins(self, column: Column, keep: bool) -> tuple[str, str] | None:
@@ -156,16 +143,6 @@ class _Screening:
     def _leave_out(self, column: Column, step: str, reason: str) -> None:
         self.left_out.append(ScreenedOut(column.name, step, reason))
 
-    def _note_lost_splits(self, column: Column, binning: PreBinning, own: FeatureRules) -> None:
-        empty, small = lost_splits(binning, column.values, own.splits, own.groups)
-        what = "splits" if own.splits else "groups"
-        if empty:
-            sentence = f"{column.name}: {empty} of its own {what} have no training row on one side; dropped."
-            self._lost.append(Finding("SPLIT_EMPTY", empty, sentence))
-        if small:
-            sentence = f"{column.name}: {small} of its own {what} leave fewer than {self.floor} rows in a bin; merged."
-            self._lost.append(Finding("SPLIT_BELOW_FLOOR", small, sentence))
-
     def findings(self) -> tuple[Finding, ...]:
         """What the party should know of its columns."""
         single = sum(item.step == ONE_BIN for item in self.left_out)
@@ -174,6 +151,41 @@ class _Screening:
             sentence = f"{single} columns have one bin only on the common rows and were left out."
             found.insert(0, Finding("COLUMN_SINGLE_BIN", single, sentence))
         return tuple(found)
+
+
+def prebin_column(column: Column, own: FeatureRules, rules: Binning, floor: int) -> PreBinning | None:
+    """Pre-bins of one column of training rows by its own rules; None if it has one bin only.
+
+    Raises: DataError: RULE_OF_OTHER_KIND.
+    """
+    if own.groups if column.kind is FeatureKind.NUMERIC else own.splits:
+        raise _other_kind(column)
+    return prebin(
+        column.values,
+        column.kind,
+        column.name,
+        special=column.special,
+        max_prebins=rules.max_prebins,
+        floor=floor,
+        splits=own.splits,
+        groups=own.groups,
+        missing_with=_value(column, own.missing_with),
+        special_with=_value(column, own.special_with),
+    )
+
+
+def lost_split_findings(column: Column, binning: PreBinning, own: FeatureRules, floor: int) -> list[Finding]:
+    """What of a column's own splits or groups its pre-bins do not have."""
+    empty, small = lost_splits(binning, column.values, own.splits, own.groups)
+    what = "splits" if own.splits else "groups"
+    found = []
+    if empty:
+        sentence = f"{column.name}: {empty} of its own {what} have no training row on one side; dropped."
+        found.append(Finding("SPLIT_EMPTY", empty, sentence))
+    if small:
+        sentence = f"{column.name}: {small} of its own {what} leave fewer than {floor} rows in a bin; merged."
+        found.append(Finding("SPLIT_BELOW_FLOOR", small, sentence))
+    return found
 
 
 def findings_of_gate(prebinned: PreBinned, bins: BinningTable, infeasible: str) -> tuple[Finding, ...]:

@@ -146,6 +146,40 @@ class ModelShape(_message.Message):
     parties: _containers.RepeatedCompositeFieldContainer[PartyFeatures]
     def __init__(self, parties: _Optional[_Iterable[_Union[PartyFeatures, _Mapping]]] = ...) -> None: ...
 
+class ChangedRule(_message.Message):
+    __slots__ = ("alias", "rule")
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    alias: str
+    rule: MergeRule
+    def __init__(self, alias: _Optional[str] = ..., rule: _Optional[_Union[MergeRule, _Mapping]] = ...) -> None: ...
+
+class ReviewTurn(_message.Message):
+    __slots__ = ("applied", "accepted", "features", "rules")
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    applied: int
+    accepted: bool
+    features: _containers.RepeatedCompositeFieldContainer[PreBinnedFeature]
+    rules: _containers.RepeatedCompositeFieldContainer[ChangedRule]
+    def __init__(self, applied: _Optional[int] = ..., accepted: bool = ..., features: _Optional[_Iterable[_Union[PreBinnedFeature, _Mapping]]] = ..., rules: _Optional[_Iterable[_Union[ChangedRule, _Mapping]]] = ...) -> None: ...
+
+class ReviewAnswer(_message.Message):
+    __slots__ = ("changed", "refused", "waiting", "seconds_left", "ended")
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_LEFT_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    changed: _containers.RepeatedCompositeFieldContainer[KeptFeature]
+    refused: str
+    waiting: _containers.RepeatedScalarFieldContainer[str]
+    seconds_left: int
+    ended: bool
+    def __init__(self, changed: _Optional[_Iterable[_Union[KeptFeature, _Mapping]]] = ..., refused: _Optional[str] = ..., waiting: _Optional[_Iterable[str]] = ..., seconds_left: _Optional[int] = ..., ended: bool = ...) -> None: ...
+
 class PairSeed(_message.Message):
     __slots__ = ("seed",)
     SEED_FIELD_NUMBER: _ClassVar[int]

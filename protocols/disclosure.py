@@ -84,6 +84,11 @@ class Ledger:
                 "offer fewer features or rows, or have every party sign an amended contract",
             )
 
+    def has_room(self, to: str, learned: Iterable[Learned]) -> bool:
+        """Whether `add` would take this without passing the cap."""
+        more = sum(item.numbers for item in learned if item.nature is Nature.OPENED)
+        return self._most_opened is None or self.opened_to(to) + more <= self._most_opened
+
     def restore(self, line: Line) -> None:
         """Add a line of the journal of an earlier attempt."""
         key = (line.to, line.stage, line.source, line.what, line.nature)

@@ -12,8 +12,8 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
@@ -59,6 +59,9 @@ class _Section(BaseModel):
     """A part of the recipe: unknown keys refused, types not coerced, frozen, infinities refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=BaseModel)
 
 
 class Sample(_Section):
@@ -115,6 +118,19 @@ class Binning(_Section):
         description='Where missing values go: "own" bin, bin of "nearest" WOE, or "riskiest" bin (lowest WOE).',
     )
     special: PolicyName = Field(default="own", description="Where each special value goes; the same words.")
+    review_minutes: int = Field(
+        default=0,
+        ge=0,
+        le=720,
+        description="Before training, the job waits so long at most for every party to look at its bins, change some "
+        "and accept (`concordat-party bins`); 0: it does not wait.",
+    )
+    review_changes: int = Field(
+        default=20,
+        ge=0,
+        le=1000,
+        description="Most changes that a party may ask of the gate in a review. Each costs label counts anew.",
+    )
 
 
 class Selection(_Section):
@@ -552,7 +568,7 @@ def load_recipe(text: str) -> Recipe:
         raise RecipeError("RECIPE_MALFORMED", "the recipe has a date or time, which no key takes", _REMEDY) from None
     except (ValueError, RecursionError):
         raise RecipeError("RECIPE_MALFORMED", "the recipe has a number too long or tables too deep", _REMEDY) from None
-    return _validated(data)
+    return _validated(data, Recipe)
 
 
 def recipe_from_canonical(data: bytes) -> Recipe:
@@ -560,7 +576,7 @@ def recipe_from_canonical(data: bytes) -> Recipe:
 
     Raises: RecipeError: as `load_recipe`, and RECIPE_MALFORMED when the bytes are not the canonical ones.
     """
-    recipe = _validated(data)
+    recipe = _validated(data, Recipe)
     if recipe.canonical() != data:
         raise RecipeError("RECIPE_MALFORMED", "the recipe is not in its canonical form", _REMEDY)
     return recipe
@@ -575,9 +591,17 @@ _RULES = {
 _REMEDY = "compare the recipe with the commented defaults that `concordat recipe` prints"
 
 
-def _validated(data: str | bytes) -> Recipe:
+def feature_rules(data: Mapping[str, Any]) -> FeatureRules:
+    """The rules of one feature from plain values; what is left out is as in [binning].
+
+    Raises: RecipeError: as `load_recipe`.
+    """
+    return _validated(json.dumps(data), FeatureRules)
+
+
+def _validated(data: str | bytes, kind: type[S]) -> S:
     try:
-        return Recipe.model_validate_json(data)
+        return kind.model_validate_json(data)
     except ValidationError as error:
         # `from None`, and no input in the sentence: what was typed into a recipe is not echoed into logs.
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]

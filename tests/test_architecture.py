@@ -110,7 +110,7 @@ def test_no_error_is_swallowed_unnamed_and_no_file_is_a_drawer(path: Path) -> No
 
 PAGES: dict[str, tuple[Step, ...]] = {
     "rows": rows.STEPS,
-    "binning": binning.STEPS,
+    "binning": (*binning.STEPS, *binning.REVIEW_STEPS),
     "logistic": logistic.STEPS,
     "moments": (*moments.SCREEN_STEPS, *moments.FIT_STEPS, *moments.INFLATION_STEPS),
     "scoring": (*scoring.VALIDATE_STEPS, *statement.STEPS),

@@ -8,7 +8,7 @@ budget. Keeps: the digits of its own masks' sums, the offline half of every grad
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -23,23 +23,29 @@ from protocols.binning.budget import (
 )
 from protocols.binning.correlation import LEAST_FEATURES, uncorrelated
 from protocols.binning.messages import (
-    MAX_PREBINS,
     GateDecision,
     KeptFeature,
     ModelShape,
     PartyFeatures,
-    PreBinnedFeature,
     PreBins,
     SelectedFeatures,
 )
-from protocols.binning.prebins import PreBinning, floor_rows
+from protocols.binning.opening import Opening
+from protocols.binning.prebins import PreBinning
 from protocols.binning.rules import MergeRule, Method, rule_of
-from protocols.binning.table import BinDigits, BinnedFeature, BinningTable, DroppedFeature, DroppedPeer, PeerFeature
+from protocols.binning.table import (
+    BinDigits,
+    BinnedFeature,
+    BinningTable,
+    Counted,
+    DroppedFeature,
+    DroppedPeer,
+    PeerFeature,
+)
 from protocols.binning.weight_of_evidence import feature_values, woe_units
 from protocols.errors import LocalProtocolError
 from protocols.fixed_point import IntArray
 from protocols.messages import require
-from protocols.paillier import KeyPair, ciphertext_bytes, from_bytes
 from protocols.recipe import FeatureRules, Recipe
 from protocols.roles import Parties
 from protocols.row_account import NoRowAccount, RowAccount
@@ -53,18 +59,6 @@ _REASONS = {
     "budget": "label budget",
     "small bins": "small bins",
 }
-
-
-@dataclass(frozen=True)
-class _Counted:
-    """A feature at the gate: counts per pre-bin, and for a provider's the digits of the decrypted mask sums."""
-
-    party: str
-    rows: tuple[int, ...]
-    bads: tuple[int, ...]
-    ordered_bins: int
-    rule: MergeRule
-    digits: np.ndarray[tuple[int, int], np.dtype[np.object_]] | None = None
 
 
 class LabelOwner:
@@ -88,25 +82,20 @@ class LabelOwner:
         methods: Collection[Method] = frozenset(Method),
         account: RowAccount | None = None,
     ) -> None:
-        if rows.own_key is None or rows.masks is None:
-            raise LocalProtocolError("ROLE_INVALID", "the label owner brings the key of its encrypted rows")
         self._parties = parties
         self._name = parties.label_owner
         self._codes = codes
         self._binnings = {f"{self._name}.{i + 1:02d}": binning for i, binning in enumerate(binnings)}
         self._positions = {alias: i for i, alias in enumerate(self._binnings)}
         self._rules = rules or [rule_of(recipe.binning, FeatureRules(), binning) for binning in binnings]
-        self._methods = methods
         self._label = label
         self._bads = int(label.sum())
         self._rows = rows
         self._layout = rows.layout
-        self._key: KeyPair = rows.own_key
         self._recipe = recipe
         self._account: RowAccount = account or NoRowAccount()
-        masks = rows.layout.ring.to_integers(rows.masks[0], signed=False)
-        self._first_column_sum = sum(masks)
-        self._counted: dict[str, _Counted] = {}
+        self._opening = Opening(rows, self._bads, recipe, methods)
+        self._counted: dict[str, Counted] = {}
         self._ivs: dict[str, int] = {}
 
     def play(self) -> Script[BinningTable]:
@@ -116,7 +105,7 @@ class LabelOwner:
             rows = np.bincount(codes, minlength=binning.bins)
             bads = np.bincount(codes, weights=self._label, minlength=binning.bins).astype(np.int64)
             rule = self._rules[self._positions[alias]]
-            self._counted[alias] = _Counted(
+            self._counted[alias] = Counted(
                 self._name, tuple(rows.tolist()), tuple(bads.tolist()), binning.ordered_bins, rule
             )
         offers = yield from receive_each(self._parties.providers, PreBins)
@@ -149,38 +138,8 @@ class LabelOwner:
             tuple(f.alias for f in offer.features)
             == tuple(f"{party}.{i + 1:0{width}d}" for i in range(len(offer.features)))
         )
-        bins = [len(feature.rows) for feature in offer.features]
-        require(all(2 <= count <= MAX_PREBINS for count in bins))
-        size = ciphertext_bytes(self._key.public)
-        require(all(len(f.encrypted_bads) == len(f.rows) * size for f in offer.features))
-        encrypted = b"".join(feature.encrypted_bads for feature in offer.features)
-        plaintexts = iter(self._key.decrypt(from_bytes(encrypted, sum(bins), self._key.public)))
-        for feature in offer.features:
-            self._counted[feature.alias] = self._read(party, feature, [next(plaintexts) for _ in feature.rows])
-
-    def _read(self, party: str, feature: PreBinnedFeature, plaintexts: Sequence[int]) -> _Counted:
-        layout = self._layout
-        require(sum(feature.rows) == layout.rows and min(feature.rows) >= self._floor)
-        require(feature.ordered_bins <= len(feature.rows))
-        require(
-            feature.rule.sound_for(len(feature.rows), feature.ordered_bins) and feature.rule.method in self._methods
-        )
-        bads = [
-            (value >> layout.label_shift) & ((1 << n_b.bit_length()) - 1)
-            for value, n_b in zip(plaintexts, feature.rows, strict=True)
-        ]
-        require(all(bad <= n_b for bad, n_b in zip(bads, feature.rows, strict=True)) and sum(bads) == self._bads)
-        slot = layout.label_owner_slot
-        digits = [layout.digits(value, slot) for value in plaintexts]
-        total_weight = (sum(digit[0] for digit in digits) - self._first_column_sum) % (1 << slot)
-        require(feature.mask_check == total_weight.to_bytes((slot + 7) // 8, "little"))
-        reduced = np.array(digits, dtype=object) % layout.ring.modulus
-        return _Counted(party, feature.rows, tuple(bads), feature.ordered_bins, feature.rule, reduced)
-
-    @property
-    def _floor(self) -> int:
-        """The least rows of a provider's pre-bin: the recipe's, and it cannot be lower than PROTOCOLS.md allows."""
-        return floor_rows(self._layout.rows, self._recipe.binning.floor_rows, self._recipe.binning.floor_share)
+        for feature, counted in zip(offer.features, self._opening.read(party, offer.features), strict=True):
+            self._counted[feature.alias] = counted
 
     def _assess(self, alias: str, minimum_rows: int = 0) -> Candidate:
         counted, rules = self._counted[alias], self._recipe.binning
@@ -297,14 +256,20 @@ class LabelOwner:
             codes=np.stack([self._own_codes(candidate) for candidate in own], axis=1),
             shape=shape,
             digits={party: self._digits(kept[party]) for party in self._parties.providers},
-            peers={party: tuple(_peer(candidate) for candidate in kept[party]) for party in self._parties.providers},
+            peers={party: tuple(peer_of(candidate) for candidate in kept[party]) for party in self._parties.providers},
             label_cost=choice.label_cost,
             label_budget=choice.budget,
             dropped_peers=dropped_peers,
+            counted={
+                c.alias: replace(self._counted[c.alias], merge_map=c.merge_map)
+                for party in self._parties.providers
+                for c in kept[party]
+                if self._recipe.binning.review_minutes
+            },
         )
 
     def _binned(self, candidate: Candidate) -> BinnedFeature:
-        peer = _peer(candidate)
+        peer = peer_of(candidate)
         return BinnedFeature(
             candidate.alias,
             self._binnings[candidate.alias],
@@ -325,6 +290,7 @@ class LabelOwner:
         return BinDigits(tuple(digits)).merged([c.merge_map for c in candidates], self._layout.ring.modulus)
 
 
-def _peer(candidate: Candidate) -> PeerFeature:
+def peer_of(candidate: Candidate) -> PeerFeature:
+    """What the label owner keeps of a provider's feature."""
     woe = tuple(woe_units(candidate.bin_rows, candidate.bin_bads).tolist())
     return PeerFeature(candidate.alias, woe, candidate.iv_units, candidate.bin_rows, candidate.bin_bads)

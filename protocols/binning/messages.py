@@ -130,3 +130,65 @@ STEPS = (
     Step("6", Role.PROVIDER, SelectedFeatures, to=Role.LABEL_OWNER),
     Step("7", Role.LABEL_OWNER, ModelShape, to=Role.PROVIDER),
 )
+
+
+@dataclass(frozen=True)
+class ChangedRule(Part):
+    """How a feature is to be merged from now on, with the pre-bins it has."""
+
+    alias: str
+    rule: MergeRule
+
+
+@dataclass(frozen=True)
+class ReviewTurn(Message):
+    """A provider in one round of the review: what its modeller asks for, one feature at most, and whether she accepts.
+
+    applied: how many changes of its features have arrived, in all attempts.
+    """
+
+    applied: int
+    accepted: bool
+    features: tuple[PreBinnedFeature, ...] = ()
+    rules: tuple[ChangedRule, ...] = ()
+
+    def learned(self) -> tuple[Learned, ...]:
+        asked = Learned("how an aliased feature is to be merged, and whether its owner wants it kept", len(self.rules))
+        return (*(PreBins(self.features).learned() if self.features else ()), *((asked,) if self.rules else ()))
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return MAX_PREBINS * (2 * bounds.key_bytes + 8) + 1024
+
+
+@dataclass(frozen=True)
+class ReviewAnswer(Message):
+    """The label owner in one round: a new version of a feature or a refusal, who has not accepted, and for how long.
+
+    refused: one of `REFUSALS`, or empty.
+    """
+
+    changed: tuple[KeptFeature, ...]
+    refused: str
+    waiting: tuple[str, ...]
+    seconds_left: int
+    ended: bool
+
+    def learned(self) -> tuple[Learned, ...]:
+        bins = sum(len(feature.woe) for feature in self.changed)
+        return (
+            Learned("WOE per bin of an own feature that was kept (equals its label counts)", bins),
+            Learned("IV of an own feature that was kept", len(self.changed)),
+            Learned("merge map of an own feature that was kept", len(self.changed)),
+            Learned("that another version of an own feature was refused", int(bool(self.refused))),
+        )
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return MAX_PREBINS * 12 + 16_384
+
+
+REVIEW_STEPS = (
+    Step("8", Role.PROVIDER, ReviewTurn, to=Role.LABEL_OWNER, loop="round"),
+    Step("9", Role.LABEL_OWNER, ReviewAnswer, to=Role.PROVIDER, loop="round"),
+)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from gmpy2 import mpz
+from phe import PaillierPublicKey
 
 from protocols.binning.correlation import uncorrelated
 from protocols.binning.messages import (
@@ -28,7 +29,7 @@ from protocols.binning.table import BinDigits, BinnedFeature, BinningTable, Drop
 from protocols.binning.weight_of_evidence import implied_bads
 from protocols.disclosure import Learned, Nature
 from protocols.errors import DataError, check_failed
-from protocols.fixed_point import IntArray
+from protocols.fixed_point import IntArray, SlotLayout
 from protocols.messages import require
 from protocols.paillier import accumulate, seal, to_bytes
 from protocols.recipe import FeatureRules, Recipe
@@ -41,7 +42,7 @@ _GROUP = 24  # features accumulated between two reports of progress
 
 
 @dataclass(frozen=True)
-class _Sealed:
+class Sealed:
     """A feature on its way to the gate, and the masks that only its owner knows."""
 
     message: PreBinnedFeature
@@ -126,40 +127,32 @@ class FeatureProvider:
                 )
             },
             unresolved=unresolved,
+            prebin_masks=masks.digits if self._recipe.binning.review_minutes else (),
         )
 
-    def _seal_features(self) -> Script[list[_Sealed]]:
+    def _seal_features(self) -> Script[list[Sealed]]:
         """Steps 2 and 3: per pre-bin the product of its rows' ciphertexts, masked and re-randomised."""
         encrypted = self._rows.encrypted[self._parties.label_owner]
-        sealed: list[_Sealed] = []
+        sealed: list[Sealed] = []
         total = len(self._binnings)
         for first in range(0, total, _GROUP):
             group = range(first, min(first + _GROUP, total))
             products = accumulate(encrypted, self._codes[:, group], [self._binnings[j].bins for j in group], self._key)
-            sealed += [self._seal(j, products[j - first]) for j in group]
+            sealed += [
+                seal_feature(
+                    self._aliases[j],
+                    self._binnings[j],
+                    self._rules[j],
+                    self._codes[:, j],
+                    products[j - first],
+                    self._layout,
+                    self._key,
+                    self._entropy,
+                )
+                for j in group
+            ]
             yield Progress("binned features", len(sealed), total)
         return sealed
-
-    def _seal(self, feature: int, products: Sequence[mpz]) -> _Sealed:
-        layout = self._layout
-        rows = np.bincount(self._codes[:, feature], minlength=len(products)).tolist()
-        masks = [uniform_below(1 << layout.label_shift, self._entropy) for _ in products]
-        units = [1 << (layout.label_shift + n_b.bit_length()) for n_b in rows]
-        above = [unit * uniform_below(int(self._key.n) // unit, self._entropy) for unit in units]
-        plaintexts = [mask + high for mask, high in zip(masks, above, strict=True)]
-        ciphertexts = seal(products, plaintexts, self._key, self._entropy)
-        digits = [layout.digits(mask, layout.label_owner_slot) for mask in masks]
-        slot = layout.label_owner_slot
-        check = sum(digit[0] for digit in digits) % (1 << slot)
-        message = PreBinnedFeature(
-            alias=self._aliases[feature],
-            ordered_bins=self._binnings[feature].ordered_bins,
-            rows=tuple(rows),
-            encrypted_bads=to_bytes(ciphertexts, self._key),
-            mask_check=check.to_bytes((slot + 7) // 8, "little"),
-            rule=self._rules[feature],
-        )
-        return _Sealed(message, np.array(digits, dtype=object) % layout.ring.modulus)
 
     def _check_decision(self, decision: GateDecision) -> list[tuple[int, BinnedFeature, int]]:
         """Step 5: each feature is answered once, and the WOE are those of whole numbers of bads with one total."""
@@ -169,22 +162,8 @@ class FeatureProvider:
         features = []
         for kept in decision.kept:
             index = self._aliases.index(kept.alias)
-            features.append((index, *self._read_feature(index, kept, decision.bads)))
+            features.append((index, *read_kept(kept, self._binnings[index], self._codes[:, index], decision.bads)))
         return sorted(features, key=lambda item: item[0])
-
-    def _read_feature(self, index: int, kept: KeptFeature, bads: int) -> tuple[BinnedFeature, int]:
-        binning = self._binnings[index]
-        merge_map = kept.merge_map
-        require(len(merge_map) == binning.bins and len(kept.woe) >= 2)
-        require(set(merge_map) == set(range(len(kept.woe))))
-        codes = np.asarray(merge_map, dtype=np.int64)[self._codes[:, index]]
-        rows = np.bincount(codes, minlength=len(kept.woe)).tolist()
-        implied = implied_bads(rows, kept.woe, bads)
-        if implied is None:
-            raise check_failed()
-        counts = tuple(low if low == high else None for low, high in implied)
-        feature = BinnedFeature(kept.alias, binning, merge_map, kept.woe, kept.iv, tuple(rows), counts)
-        return feature, sum(count is None for count in counts)
 
     def _select(self, features: Sequence[BinnedFeature]) -> list[int]:
         design = np.stack(
@@ -199,3 +178,56 @@ class FeatureProvider:
 
     def _drop(self, alias: str, reason: str) -> DroppedFeature:
         return DroppedFeature(self._binnings[self._aliases.index(alias)].feature, alias, reason)
+
+
+def seal_feature(
+    alias: str,
+    binning: PreBinning,
+    rule: MergeRule,
+    codes: IntArray,
+    products: Sequence[mpz],
+    layout: SlotLayout,
+    key: PaillierPublicKey,
+    entropy: Entropy,
+) -> Sealed:
+    """Step 3 for one feature: fresh masks on the product of each pre-bin, and fresh randomness.
+
+    Args: codes: pre-bin of each training row, shape (n,); products: per pre-bin, of its rows' ciphertexts.
+    """
+    rows = np.bincount(codes, minlength=len(products)).tolist()
+    masks = [uniform_below(1 << layout.label_shift, entropy) for _ in products]
+    units = [1 << (layout.label_shift + n_b.bit_length()) for n_b in rows]
+    above = [unit * uniform_below(int(key.n) // unit, entropy) for unit in units]
+    plaintexts = [mask + high for mask, high in zip(masks, above, strict=True)]
+    ciphertexts = seal(products, plaintexts, key, entropy)
+    digits = [layout.digits(mask, layout.label_owner_slot) for mask in masks]
+    slot = layout.label_owner_slot
+    check = sum(digit[0] for digit in digits) % (1 << slot)
+    message = PreBinnedFeature(
+        alias=alias,
+        ordered_bins=binning.ordered_bins,
+        rows=tuple(rows),
+        encrypted_bads=to_bytes(ciphertexts, key),
+        mask_check=check.to_bytes((slot + 7) // 8, "little"),
+        rule=rule,
+    )
+    return Sealed(message, np.array(digits, dtype=object) % layout.ring.modulus)
+
+
+def read_kept(kept: KeptFeature, binning: PreBinning, codes: IntArray, bads: int) -> tuple[BinnedFeature, int]:
+    """Step 5 for one feature: its bins, and of how many 4 decimals of WOE do not resolve the label count.
+
+    Args: codes: pre-bin of each training row, shape (n,).
+    Raises: RemoteProtocolError: the merge map is none, or no whole numbers of bads have these WOE.
+    """
+    merge_map = kept.merge_map
+    require(len(merge_map) == binning.bins and len(kept.woe) >= 2)
+    require(set(merge_map) == set(range(len(kept.woe))))
+    merged = np.asarray(merge_map, dtype=np.int64)[codes]
+    rows = np.bincount(merged, minlength=len(kept.woe)).tolist()
+    implied = implied_bads(rows, kept.woe, bads)
+    if implied is None:
+        raise check_failed()
+    counts = tuple(low if low == high else None for low, high in implied)
+    feature = BinnedFeature(kept.alias, binning, merge_map, kept.woe, kept.iv, tuple(rows), counts)
+    return feature, sum(count is None for count in counts)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols.binning.prebins import PreBinning
+from protocols.binning.rules import MergeRule
 from protocols.binning.weight_of_evidence import feature_values
 from protocols.fixed_point import IntArray
 
@@ -86,9 +87,29 @@ class BinDigits:
             merged.append(total)
         return BinDigits(tuple(merged))
 
+    def put(self, feature: int, digits: NDArray[np.object_]) -> BinDigits:
+        """The same with other digits of one feature."""
+        return BinDigits((*self.digits[:feature], digits, *self.digits[feature + 1 :]))
+
     def take(self, features: Sequence[int]) -> BinDigits:
         """The digits of some of the features, in the order given."""
         return BinDigits(tuple(self.digits[f] for f in features))
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A feature at the gate: counts per pre-bin, and for a provider's the digits of the decrypted mask sums.
+
+    merge_map: pre-bin -> bin, once it is in the model.
+    """
+
+    party: str
+    rows: tuple[int, ...]
+    bads: tuple[int, ...]
+    ordered_bins: int
+    rule: MergeRule
+    digits: NDArray[np.object_] | None = field(default=None, repr=False)  # shape (bins, T)
+    merge_map: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,7 +140,8 @@ class BinningTable:
     shape: model features by party; digits: offline half of the gradient by the *other* party's name (at a provider: its
     masks, under `A`'s name; at `A`: the decrypted digits of each provider's features, under the provider's name);
     peers: what `A` knows of the providers' model features; unresolved: bins whose label count 4 decimals do not pin
-    down.
+    down. Until a review has ended, where the recipe asks for one: counted: at `A` each provider feature in the model by
+    alias; prebin_masks: at a provider the masks of each model feature, shape (pre-bins, T).
     """
 
     rows: int
@@ -134,6 +156,8 @@ class BinningTable:
     label_budget: float = 0.0
     dropped_peers: Mapping[str, tuple[DroppedPeer, ...]] = field(default_factory=dict)
     unresolved: int = 0
+    counted: Mapping[str, Counted] = field(default_factory=dict, repr=False)
+    prebin_masks: tuple[NDArray[np.object_], ...] = field(default=(), repr=False)
 
     def without(self, name: str, left_out: Mapping[str, Mapping[str, str]]) -> BinningTable:
         """The table of `name` after a selection left features out; of others' numbers it knows those that it is told.

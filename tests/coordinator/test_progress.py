@@ -74,6 +74,15 @@ def test_a_scoring_job_counts_its_own_stages() -> None:
     assert f"{SCORE_STAGES.index('score') + 1}/{len(SCORE_STAGES)} score" in drawn(display)[1]
 
 
+def test_a_review_says_who_is_waited_for_and_until_when() -> None:
+    display = Display(("bank",), quiet=False, stages=stages_of(load_recipe("[binning]\nreview_minutes = 5\n")))
+    display.on_event("bank", event("review"))
+    assert f"{STAGES.index('train') + 1}/{len(STAGES) + 1} review" in drawn(display)[1]
+    assert "started" not in drawn(display)[1]
+    display.on_event("bank", event("review", what="waiting for review at bureau until 14:05"))
+    assert "waiting for review at bureau until 14:05" in drawn(display)[1]
+
+
 def test_an_unknown_stage_is_shown_by_its_name() -> None:
     display = Display(("bank",), quiet=False)
     display.on_event("bank", event("polish"))

@@ -101,7 +101,10 @@ def test_a_running_job_shows_its_stage_and_percent(shown: Shown) -> None:
     (shown.world.folder / "jobs" / JOB / "output.jsonl").write_text(line, "utf-8")
     text = shown.logged_in().get("/").text
     assert "stage encrypt: encrypted rows 500 of 1,000" in text
-    assert "40 %" in text  # the fifth of eleven stages, half done
+    assert "37 %" in text  # the fifth of twelve stages, half done
+    line = '{"stage": "review", "what": "waiting for review at bureau until 14:05", "done": 0, "total": 0}\n'
+    (shown.world.folder / "jobs" / JOB / "output.jsonl").write_text(line, "utf-8")
+    assert "stage review: waiting for review at bureau until 14:05" in shown.logged_in().get("/").text
 
 
 def test_without_a_session_nothing_is_shown_and_nothing_is_done(shown: Shown) -> None:

@@ -56,6 +56,7 @@ TABLES = {
     "align": psi.STEPS,
     "encrypt": rows.STEPS,
     "bin": binning.STEPS,
+    "review": binning.REVIEW_STEPS,
     "train": logistic.STEPS,
     "search": logistic.SEARCH_STEPS,
     "moments": moments.STEPS,
