@@ -24,8 +24,9 @@ from protocols.binning.messages import (
 )
 from protocols.binning.rules import MergeRule, Method, rule_of
 from protocols.binning.table import BinnedFeature, BinningTable
-from protocols.errors import DataError
+from protocols.errors import DataError, SmallIntersectionError
 from protocols.messages import Message
+from protocols.moments.pairs import check_column_budget
 from protocols.paillier import add_plaintext
 from protocols.recipe import FeatureRules, Recipe
 from tests.reference import pooled
@@ -395,3 +396,29 @@ def test_the_ledger_says_where_four_decimals_do_not_resolve_a_count(
     assert all(feature.bads[0] is None and feature.bads[1] == 7 for feature in table.features)
     (line,) = [line for line in stages.ledgers["bureau"].lines() if "do not resolve" in line.what]
     assert (line.to, line.numbers, line.nature) == ("bureau", 4, "masked")
+
+
+# -- room for exact moments --------------------------------------------------------------------------------------------
+
+
+def test_a_recipe_that_opens_moments_leaves_as_many_own_features_as_their_guard_allows() -> None:
+    before = Stages(consortium(1, rows=1000, features=9, strength=0.5), seed="room")
+    rows = before.encrypt()
+
+    def binned(**model: str) -> dict[str, BinningTable]:
+        return Stages(before.data, seed="room", recipe=Recipe.model_validate({"model": model})).bin(rows)
+
+    def check(tables: Mapping[str, BinningTable]) -> None:
+        smallest = min(min(feature.rows) for feature in tables["bureau"].features)
+        check_column_budget(1000, tables["bureau"].shape["bank"], smallest, search=True)
+
+    closed, opened = binned(), binned(search="stepwise")
+    with pytest.raises(SmallIntersectionError, match="TOO_FEW_ROWS"):
+        check(closed)
+    check(opened)
+    assert 3 <= opened["bank"].shape["bank"] < closed["bank"].shape["bank"]
+    reasons = {feature.alias: feature.reason for feature in opened["bank"].dropped}
+    kept = {feature.alias for feature in opened["bank"].features}
+    gone = [feature for feature in closed["bank"].features if feature.alias not in kept]
+    assert {reasons[feature.alias] for feature in gone} == {"small bins"}
+    assert max(feature.iv for feature in gone) <= min(feature.iv for feature in opened["bank"].features)
