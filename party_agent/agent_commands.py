@@ -360,7 +360,7 @@ def job_status(
         here = read_progress(folder / "jobs" / Path(job).name)
         if answer["state"] != "ended" and here.stage:
             told["here"] = {"stage": here.stage, "what": here.what}
-            line += f"; here stage {here.stage}: {here.what}"
+            line += f"; here {here.words}"
         _say(as_json, told, line)
     if answer["state"] == "ended" and answer["code"]:
         raise typer.Exit(EXIT_REFUSED)

@@ -42,6 +42,15 @@ class JobProgress:
         return self.begun[-1] if self.begun else ""
 
     @property
+    def words(self) -> str:
+        """The stage, and what it does.
+
+        >>> JobProgress(("bin", "review"), "waiting for review at bureau until 14:05").words
+        'stage review: waiting for review at bureau until 14:05'
+        """
+        return f"stage {self.stage}: {self.what}"
+
+    @property
     def percent(self) -> int:
         """Of the whole job, each stage counted alike: a rough figure, which never goes back."""
         stages = SCORE_STAGES if "score" in self.begun else STAGES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -120,7 +121,7 @@ class Review:
         desk.close()
         state = ended.state
         table = replace(state.table, counted={}, prebin_masks=())
-        return Reviewed(table, state.rules, findings_of(state.changed, state.notes, ended.waiting))
+        return Reviewed(table, state.rules, findings_of(state.changed, state.rules, state.notes, ended.waiting))
 
     def _owner_state(self) -> OwnerState:
         if not self._checkpoints.has(STATE):
@@ -152,13 +153,22 @@ def allowed_methods(binnings: Collection[str]) -> list[Method]:
 
 
 def findings_of(
-    changed: Mapping[str, str], notes: Mapping[str, tuple[str, ...]], waiting: tuple[str, ...]
+    changed: Mapping[str, str],
+    rules: Mapping[str, FeatureRules],
+    notes: Mapping[str, tuple[str, ...]],
+    waiting: tuple[str, ...],
 ) -> tuple[Finding, ...]:
-    """What the party's own report says of a review."""
-    found = [
-        Finding("BINS_CHANGED", 1, " ".join([f"{name}: bins changed in the review by {who}.", *notes.get(name, ())]))
-        for name, who in sorted(changed.items())
-    ]
+    """What the party's own report says of a review, with the rules that a later recipe would name.
+
+    >>> findings_of({"age": "bureau"}, {"age": FeatureRules(splits=(30.0, 45.5))}, {}, ())[0].sentence
+    'age: bins changed in the review by bureau: splits = [30.0, 45.5].'
+    """
+    found = []
+    for name, who in sorted(changed.items()):
+        own = rules[name].model_dump(mode="json", exclude_defaults=True) if name in rules else {}
+        told = "; ".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in own.items())
+        sentence = f"{name}: bins changed in the review by {who}{': ' if told else ''}{told}."
+        found.append(Finding("BINS_CHANGED", 1, " ".join([sentence, *notes.get(name, ())])))
     if waiting:
         sentence = (
             f"Time for the review was up before {', '.join(waiting)} had accepted; the bins were taken as they were."

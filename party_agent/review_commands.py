@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from party_agent.agent_commands import JsonOption, _refusing, _say
+from party_agent.dataset import column_name
 from party_agent.review_desk import ask, find_review, read_bins
 from protocols.binning.review_owner import unknown_feature
 from protocols.errors import DataError
@@ -85,6 +86,7 @@ def change(
                 "CHANGE_EMPTY", "the request says nothing that is to change", "name --splits, --max-bins, ..."
             )
         review = find_review(folder, job)
+        feature = column_name(feature)
         notes = ask(review, "change", feature, given, wait_s)
         document = read_bins(review)
         shown = {
@@ -142,6 +144,10 @@ def _text(document: dict[str, Any]) -> str:
         lines.append(f"Label counts left for further versions: {left:.1f} of {document['label_budget']:.1f}.")
     for item in document["features"]:
         lines += ["", _head(item["name"], item), *_bin_lines(item["bins"])]
+        if item["cuts_sent"]:
+            lines.append(f"  cut points sent before: {', '.join(map(repr, item['cuts_sent']))}")
+        if item["groups_sent"]:
+            lines.append(f"  groups sent before: {'; '.join(','.join(group) for group in item['groups_sent'])}")
     for item in document["providers"]:
         lines += ["", _head(f"{item['alias']} of {item['party']}", item), *_bin_lines(item["bins"])]
         counts = [f"{b['rows']}/{b['bads']}:{b['bin'] + 1}" for b in item["prebins"]]

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from party_agent.store import Folder, folder_unusable
-from protocols.binning.review import Accept, Change, Wish
-from protocols.binning.table import BinningTable
+from protocols.binning.review import Accept, Change, View, Wish
 from protocols.errors import ConcordatError, DataError, TransportError
 
 REVIEW_FOLDER = "review"
 BINS_FILE, ASK_FILE, ANSWER_FILE = "bins.json", "ask.json", "answer.json"
-TURN_S = 2.0  # a party that still thinks says so this often
+TURN_S = 1.0  # a party that still thinks says so this often
 POLL_S = 0.1
 MOST_BYTES = 64 << 10
 STALE_S = 3600  # after its end, what still says that it is open belongs to a job that broke off
@@ -73,15 +72,15 @@ class FileDesk:
         if ask is not None:
             self._settle(ask.number, refusal, notes)
 
-    def show(self, table: BinningTable, changed: Mapping[str, str], waiting: Sequence[str], seconds_left: int) -> None:
+    def show(self, view: View) -> None:
         """See `Desk.show`."""
         document = {
             "job": self._job,
             "party": self._party,
             "open": True,
-            "ends_at": self._end(seconds_left),
-            "waiting": list(waiting),
-            **shown_bins(table, changed),
+            "ends_at": self._end(view.seconds_left),
+            "waiting": list(view.waiting),
+            **shown_bins(view),
         }
         if document != self._shown:
             self._folder.write_json(BINS_FILE, document)
@@ -153,14 +152,17 @@ def _parsed(data: bytes) -> Ask:
     return Ask(number, Change(feature, given))
 
 
-def shown_bins(table: BinningTable, changed: Mapping[str, str]) -> dict[str, Any]:
+def shown_bins(view: View) -> dict[str, Any]:
     """What a party knows of the bins: its own by name and, at the label owner, the providers' by alias."""
+    table, changed = view.table, view.changed
     own = [
         {
             "name": feature.name,
             "alias": feature.alias,
             "iv": feature.iv / 1000,
             "changed_by": changed.get(feature.name),
+            "cuts_sent": sorted({edge for binning in view.sent.get(feature.name, ()) for edge in binning.edges}),
+            "groups_sent": sorted({group for b in view.sent.get(feature.name, ()) for group in b.categories}),
             "bins": [
                 {"label": label, "rows": rows, "bads": bads, "woe": woe / 10_000}
                 for label, rows, bads, woe in zip(
@@ -256,12 +258,21 @@ def ask(review: Path, act: str, feature: str, given: Mapping[str, Any], wait_s: 
                 raise ConcordatError(refusal["code"], refusal["message"], refusal["remedy"])
             return [str(note) for note in answer["notes"]]
         time.sleep(POLL_S)
-    (review / ASK_FILE).unlink(missing_ok=True)
+    if _number(review) == number:
+        (review / ASK_FILE).unlink(missing_ok=True)
     raise TransportError(
         "REVIEW_NO_ANSWER",
         "the job did not answer in time",
         "see whether the job still runs, and look at the bins again",
     )
+
+
+def _number(review: Path) -> object:
+    """Of the wish that waits."""
+    try:
+        return Folder(review).read_json(ASK_FILE).get("number")
+    except DataError:
+        return None
 
 
 def _answer(review: Path) -> dict[str, Any]:

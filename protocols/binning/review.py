@@ -61,6 +61,21 @@ def no_cap(_to: str, _learned: Sequence[Learned]) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class View:
+    """What a modeller sees.
+
+    table: the bins as they are; changed: features, with who asked; waiting: parties that have not accepted;
+    seconds_left: until the review ends; sent: at a provider by own name, the pre-binnings that went to the label owner.
+    """
+
+    table: BinningTable
+    changed: Mapping[str, str]
+    waiting: tuple[str, ...]
+    seconds_left: int
+    sent: Mapping[str, tuple[PreBinning, ...]] = field(default_factory=dict)
+
+
 class Desk(Protocol):
     """Where a party's modeller looks at the bins and says what she wants."""
 
@@ -70,8 +85,8 @@ class Desk(Protocol):
     def answer(self, refusal: ConcordatError | None, notes: Sequence[str] = ()) -> None:
         """Whether the last wish was granted."""
 
-    def show(self, table: BinningTable, changed: Mapping[str, str], waiting: Sequence[str], seconds_left: int) -> None:
-        """The bins as they are, which features changed at whose wish, and which parties have not accepted."""
+    def show(self, view: View) -> None:
+        """What she sees from now on."""
 
     def seconds_left(self) -> int:
         """Until the review ends, at the label owner; until this party has waited long enough, at a provider."""

@@ -6,6 +6,7 @@ version. Sends: merge map, WOE and IV of a version it grants, one code for one i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -37,16 +38,17 @@ from protocols.binning.review import (
     OwnColumns,
     Room,
     Version,
+    View,
     label_cells,
     no_cap,
     refusal_of,
 )
 from protocols.binning.rules import MergeRule, Method, Trend
 from protocols.binning.table import BinDigits, BinnedFeature, BinningTable, Counted
-from protocols.errors import ConcordatError, DataError, LocalProtocolError, RecipeError
+from protocols.errors import ConcordatError, ContractViolationError, DataError, LocalProtocolError, RecipeError
 from protocols.fixed_point import IntArray
 from protocols.messages import require
-from protocols.recipe import FeatureRules, Recipe
+from protocols.recipe import FeatureRules, Recipe, feature_rules
 from protocols.roles import Parties
 from protocols.row_account import NoRowAccount, RowAccount
 from protocols.rows.encryption import RowMasks
@@ -313,20 +315,20 @@ class ReviewingOwner:
                 "of a provider's feature only method, trend, most bins and least bin share can be changed here",
                 "ask its owner for other cut points, groups or policies",
             )
-        rule, defaults = before.rule, self._recipe.binning
-        method = Method(given.get("method") or (defaults.method if rule.method == Method.SPLITS else rule.method))
-        trend = given.get("trend") or (rule.trend if rule.method == Method.OPTIMAL else defaults.trend)
-        if given.get("trend") is not None and method is not Method.OPTIMAL:
+        asked, rule, defaults = feature_rules(given), before.rule, self._recipe.binning
+        method = Method(asked.method or (defaults.method if rule.method == Method.SPLITS else rule.method))
+        trend = Trend(asked.trend or (rule.trend if rule.method == Method.OPTIMAL else defaults.trend))
+        if asked.trend is not None and method is not Method.OPTIMAL:
             raise RecipeError("RECIPE_OUT_OF_RANGE", "a trend goes with the method optimal", "name that method too")
         if method not in self._methods:
-            raise RecipeError("ALGORITHM_NOT_ALLOWED", "the contract does not allow this method of binning")
-        share = given.get("min_bin_share")
+            raise ContractViolationError("ALGORITHM_NOT_ALLOWED", "the contract does not allow this method of binning")
+        share = asked.min_bin_share
         return replace(
             rule,
             method=method.value,
-            trend=Trend(trend).value if method is Method.OPTIMAL else Trend.NONE.value,
-            max_bins=given.get("max_bins") or rule.max_bins,
-            least_rows=rule.least_rows if share is None else int(np.ceil(round(share * sum(before.rows), 9))),
+            trend=(trend if method is Method.OPTIMAL else Trend.NONE).value,
+            max_bins=asked.max_bins or rule.max_bins,
+            least_rows=rule.least_rows if share is None else math.ceil(round(share * sum(before.rows), 9)),
         )
 
     # -- the gate for one feature
@@ -396,7 +398,7 @@ class ReviewingOwner:
 
     def _show(self) -> None:
         left = max(self._desk.seconds_left(), 0)
-        self._desk.show(self._state.table, self._state.changed, self._waiting, left)
+        self._desk.show(View(self._state.table, self._state.changed, self._waiting, left))
 
     def _keep(self, state: OwnerState) -> None:
         self._state = state

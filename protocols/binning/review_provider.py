@@ -25,6 +25,7 @@ from protocols.binning.review import (
     OwnColumns,
     Rebinned,
     Room,
+    View,
     check_rows_between,
     joint_codes,
     no_cap,
@@ -131,7 +132,7 @@ class ReviewingProvider:
     def play(self) -> Script[ProviderReview]:
         """Rounds of steps 8 and 9, until the label owner ends them."""
         accepted, said, turn = False, "", ReviewTurn(self._state.applied, False)
-        self._desk.show(self._state.table, self._state.changed, (self._name,), self._desk.seconds_left())
+        self._show((self._name,), self._desk.seconds_left())
         while True:
             yield from send(self._owner, turn)
             answer = yield from receive(self._owner, ReviewAnswer)
@@ -219,7 +220,7 @@ class ReviewingProvider:
         Raises: PrivacyError: BINS_TOO_CLOSE.
         """
         name, state = feature.name, self._state
-        own = [b for b in self._sent if b.feature == name] + list(state.sent.get(name, ()))
+        own = self._sent_of(name)
         others = [b for b in self._sent if b.feature != name]
         others += [b for other, versions in state.sent.items() if other != name for b in versions]
         check_rows_between(
@@ -228,6 +229,15 @@ class ReviewingProvider:
             [*map(self._own.codes, own), joint_codes([self._merged(*version) for version in self._given(feature)])],
             [(self._own.codes(other), other) for other in others],
         )
+
+    def _sent_of(self, name: str) -> tuple[PreBinning, ...]:
+        """All pre-binnings of an own feature that went to the label owner."""
+        return (*(b for b in self._sent if b.feature == name), *self._state.sent.get(name, ()))
+
+    def _show(self, waiting: tuple[str, ...], seconds_left: int) -> None:
+        state = self._state
+        sent = {feature.name: self._sent_of(feature.name) for feature in state.table.features}
+        self._desk.show(View(state.table, state.changed, waiting, seconds_left, sent))
 
     def _given(self, feature: BinnedFeature) -> tuple[tuple[PreBinning, tuple[int, ...]], ...]:
         """All versions of a feature whose counts came back."""
@@ -254,7 +264,7 @@ class ReviewingProvider:
             unresolved = self._apply(kept, pending)
         if pending is not None and not answer.changed:
             self._keep(replace(self._state, pending=None))
-        self._desk.show(self._state.table, self._state.changed, answer.waiting, answer.seconds_left)
+        self._show(answer.waiting, answer.seconds_left)
         if pending is not None and (asked or answer.changed):
             self._desk.answer(refusal_of(answer.refused) if answer.refused else None, pending.notes)
         return unresolved

@@ -14,13 +14,13 @@ import pytest
 from party_agent import review_desk
 from party_agent.dataset import Column, Table
 from party_agent.rebinning import RawColumns, changed_rules
-from party_agent.review_desk import FileDesk, ask, find_review
+from party_agent.review_desk import FileDesk, ask, find_review, shown_bins
 from party_agent.review_state import owner_state_from, owner_state_to, provider_state_from, provider_state_to
 from party_agent.store import Folder
 from protocols.binning.budget import label_budget
 from protocols.binning.messages import REVIEW_STEPS, ChangedRule, ReviewAnswer, ReviewTurn
 from protocols.binning.provider import FeatureProvider
-from protocols.binning.review import Accept, Change, Version, Wish, label_cells, refusal_of
+from protocols.binning.review import Accept, Change, Version, View, Wish, label_cells, refusal_of
 from protocols.binning.review_owner import OwnerState, ReviewingOwner
 from protocols.binning.review_provider import ProviderState, ReviewingProvider
 from protocols.binning.rules import Method, rule_of
@@ -47,7 +47,7 @@ class ScriptedDesk:
     wishes: list[Wish] = field(default_factory=list)
     patience: int = 50
     answers: list[str] = field(default_factory=list)
-    waiting: tuple[str, ...] = ()
+    view: View | None = None
 
     def next(self, *, wait: bool) -> Wish | None:
         self.patience -= 1
@@ -56,8 +56,8 @@ class ScriptedDesk:
     def answer(self, refusal: ConcordatError | None, notes: Sequence[str] = ()) -> None:
         self.answers.append(refusal.code if refusal else "")
 
-    def show(self, table: BinningTable, changed: Mapping[str, str], waiting: Sequence[str], seconds_left: int) -> None:
-        self.waiting = tuple(waiting)
+    def show(self, view: View) -> None:
+        self.view = view
 
     def seconds_left(self) -> int:
         return max(self.patience, 0)
@@ -356,6 +356,14 @@ def test_versions_that_differ_in_few_rows_are_not_sent(job_of: Callable[[int], J
     ]
     assert [line.numbers for line in learned] == [2]
     check_tables(played)
+    view = played.desks["bureau"].view
+    assert view is not None
+    shown = {item["name"]: item for item in shown_bins(view)["features"]}
+    assert shown["bureau_0"]["cuts_sent"] == sorted([*edges(job, "bureau_0"), other])
+    back = {"splits": edges(job, "bureau_0")[4:14:4]}
+    state = {name: item.state for name, item in played.ended.items()}
+    again = review(job, {"bureau": [Change("bureau_0", back)]}, states=state, before=played)
+    assert again.desks["bureau"].answers == ["", ""]
 
 
 def test_every_cell_of_two_versions_that_a_provider_was_given_holds_goods_and_bads(
@@ -416,11 +424,21 @@ def test_what_does_not_fit_is_refused_with_its_own_code(job_of: Callable[[int], 
         Change("bureau_0", {"splits": [1e9]}),
     ]
     alias = review(job_of(1), {}).tables["bank"].peers["bureau"][0].alias
-    owner = [Change(alias, {"splits": [1.0]}), Change("bank_0", {"trend": "peak"}), Change("nobody.1", {"max_bins": 3})]
+    owner = [
+        Change(alias, {"splits": [1.0]}),
+        Change("bank_0", {"trend": "peak"}),
+        Change("nobody.1", {"max_bins": 3}),
+        Change(alias, {"method": "best"}),
+        Change(alias, {"max_bins": True}),
+        Change(alias, {"trend": "peak"}),
+    ]
     played = review(job_of(1), {"bureau": wishes, "bank": owner})
     codes = ["FEATURE_UNKNOWN", "RULE_OF_OTHER_KIND", "RECIPE_OUT_OF_RANGE", "RECIPE_UNKNOWN_KEY", "BINS_NOT_TWO", ""]
     assert played.desks["bureau"].answers == codes
-    assert played.desks["bank"].answers == ["RULE_OF_OTHER_KIND", "RECIPE_OUT_OF_RANGE", "FEATURE_UNKNOWN", ""]
+    assert played.desks["bank"].answers == [
+        *("RULE_OF_OTHER_KIND", "RECIPE_OUT_OF_RANGE", "FEATURE_UNKNOWN"),
+        *("RECIPE_OUT_OF_RANGE", "RECIPE_MALFORMED", "RECIPE_OUT_OF_RANGE", ""),
+    ]
     assert not played.ended["bureau"].state.changed
 
 
@@ -541,7 +559,7 @@ def test_a_provider_waits_for_no_label_owner_for_ever(job_of: Callable[[int], Jo
 def desk(tmp_path: Path, job_of: Callable[[int], Job], monkeypatch: pytest.MonkeyPatch) -> FileDesk:
     monkeypatch.setattr(review_desk, "TURN_S", 0.0)
     made = FileDesk(Folder(tmp_path), "train-1", "bureau", 30)
-    made.show(job_of(1).tables["bureau"], {"bureau_0": "bank"}, ("bank",), 60)
+    made.show(View(job_of(1).tables["bureau"], {"bureau_0": "bank"}, ("bank",), 60))
     return made
 
 
@@ -590,7 +608,7 @@ def test_a_review_is_found_while_it_is_open(desk: FileDesk, tmp_path: Path) -> N
     agent = tmp_path / "agent"
     for name in ("one", "two"):
         other = FileDesk(Folder(agent / "jobs" / name), name, "bureau", 30)
-        other.show(BinningTable(0, 0, (), (), np.zeros((0, 0), dtype=np.int64), {}, {}), {}, ("bank",), 60)
+        other.show(View(BinningTable(0, 0, (), (), np.zeros((0, 0), dtype=np.int64), {}, {}), {}, ("bank",), 60))
     assert find_review(agent, "two") == agent / "jobs" / "two" / "review"
     with pytest.raises(DataError) as several:
         find_review(agent, None)
