@@ -17,7 +17,7 @@ from scipy.optimize import linprog
 
 from protocols.binning.budget import Candidate, assess, choose_features, entropy_bits, label_budget, label_cost
 from protocols.binning.messages import GateDecision, PreBins
-from protocols.binning.provider import FeatureProvider
+from protocols.binning.provider import FeatureProvider, seal_feature
 from protocols.fixed_point import LOGIT_BITS
 from protocols.logistic.dealer import phase_mask
 from protocols.logistic.lbfgs import Block
@@ -93,7 +93,11 @@ def test_tags_and_oversized_masks_of_the_label_owner_show_it_only_the_bits_of_on
 
 def sealed_pre_bin(provider: FeatureProvider, product: mpz) -> mpz:
     """What the provider's own code makes of a bin's product."""
-    return mpz(int.from_bytes(provider._seal(0, [product]).message.encrypted_bads, "little"))
+    p = provider
+    sealed = seal_feature(
+        p._aliases[0], p._binnings[0], p._rules[0], p._codes[:, 0], [product], p._layout, p._key, p._entropy
+    )
+    return mpz(int.from_bytes(sealed.message.encrypted_bads, "little"))
 
 
 def test_a_key_owner_cannot_confirm_a_guess_of_the_rows_in_a_bin(job_of: Callable[[int], Job]) -> None:
