@@ -38,11 +38,12 @@ def start_dealer(
         peer is waited for.
     Raises: TransportError: JOB_UNKNOWN, ALREADY_CONNECTED; RecipeError: the document's recipe is not one.
     """
-    key_bits = recipe_from_canonical(document.recipe.encode()).keys.bits
+    recipe = recipe_from_canonical(document.recipe.encode())
+    key_bits = recipe.keys.bits
     parties = contract.parties
     bounds = Bounds(rows=_MOST_ROWS, set_size=0, features=0, key_bytes=key_bits // 8)
     session = Session(COORDINATOR, parties, "train", TRAIN_STEPS, bounds, Ledger(COORDINATOR))
-    script = Dealer(parties, key_bits, os.urandom).play()
+    script = Dealer(parties, key_bits, os.urandom, weighted=recipe.model.weighted).play()
     channel = DealerChannel(
         relay,
         identity=identity,

@@ -52,6 +52,7 @@ def rows_to(value: RowMasks) -> Stored:
     header = {
         "rows": value.layout.rows,
         "key_bits": value.layout.key_bits,
+        "weighted": value.layout.weighted,
         "features": dict(value.features),
         "owners": sorted(value.keys),
         "encrypted": sorted(value.encrypted),
@@ -69,7 +70,7 @@ def rows_from(header: dict[str, Any], blobs: Blobs) -> RowMasks:
     keys = {owner: PaillierPublicKey(int.from_bytes(blobs[f"key {owner}"], "little")) for owner in header["owners"]}
     held = header["holds_key"]
     return RowMasks(
-        SlotLayout.of_job(header["rows"], header["key_bits"]),
+        SlotLayout.of_job(header["rows"], header["key_bits"], weighted=header["weighted"]),
         header["features"],
         keys,
         {owner: _ciphertexts(blobs[f"rows {owner}"], keys[owner]) for owner in header["encrypted"]},

@@ -80,8 +80,8 @@ class Column:
 class Table:
     """A party's rows. ids: canonical and unique; label: 0/1, shape (n,), for the label owner only.
 
-    late: which rows are the out-of-time sample; existing: an existing score, NaN for none. Both at the label owner, if
-    its recipe names the columns; neither is a feature.
+    late: which rows are the out-of-time sample; existing: an existing score, NaN for none; weights: sample weights,
+    positive. All at the label owner, if its recipe names the columns; none is a feature.
     """
 
     ids: tuple[str, ...]
@@ -89,6 +89,7 @@ class Table:
     columns: tuple[Column, ...]
     late: BoolArray | None = None
     existing: npt.NDArray[np.float64] | None = None
+    weights: npt.NDArray[np.float64] | None = None
 
     def take(self, rows: IntArray) -> Table:
         """The table of `rows` (positions, shape (m,)), in their order."""
@@ -98,6 +99,7 @@ class Table:
             columns=tuple(column.take(rows) for column in self.columns),
             late=None if self.late is None else _frozen(self.late[rows]),
             existing=None if self.existing is None else _frozen(self.existing[rows]),
+            weights=None if self.weights is None else _frozen(self.weights[rows]),
         )
 
 
@@ -118,7 +120,8 @@ def read_table(
     Args: party: whose section of the recipe (`[parties.<party>]`) applies; model_columns: for scoring, the columns of a
         model and their kinds: these and no others are read, as these kinds, and one of a single value stays.
     Raises: DataError: FILE_MISSING, FILE_UNREADABLE, FILE_EMPTY, HEADER_INVALID, COLUMN_MISSING, ID_TYPE_INVALID,
-        LABEL_INVALID, LABEL_CONSTANT, NUMBER_INVALID, SPECIAL_INVALID, DUPLICATE_IDS, TOO_FEW_COLUMNS (docs/errors.md).
+        LABEL_INVALID, LABEL_CONSTANT, NUMBER_INVALID, WEIGHT_INVALID, SPECIAL_INVALID, DUPLICATE_IDS, TOO_FEW_COLUMNS
+        (docs/errors.md).
     """
     with Cells.of_file(path) as cells:
         return table_of(
@@ -148,10 +151,11 @@ def table_of(
     else:
         columns, more = _columns(cells, list(model_columns), kept, rules, model_columns)
     findings += more
-    late, existing = None, None
+    late, existing, weights = None, None, None
     if label is not None and model_columns is None:
         late, existing = _late(cells, rules.judgement, kept), _existing(cells, rules.judgement, kept)
-    table = Table(ids=tuple(ids), label=label, columns=columns, late=late, existing=existing)
+        weights = _weights(cells, rules.weight_column, kept)
+    table = Table(tuple(ids), label, columns, late, existing, weights)
     table, more = _without_repeats(table, cells.called, keep_first_duplicate)
     findings += more
     if table.label is not None and table.label.min() == table.label.max():
@@ -463,10 +467,25 @@ def _existing(cells: Cells, rules: Judgement, kept: BoolArray) -> npt.NDArray[np
     return _frozen((values if rules.score_rises_with == "safety" else -values)[kept])
 
 
+def _weights(cells: Cells, column: str | None, kept: BoolArray) -> npt.NDArray[np.float64] | None:
+    """The sample weight of each row."""
+    if column is None:
+        return None
+    values = cells.numbers(cells.index(column))[0][kept]
+    invalid = int(np.count_nonzero(~(np.isfinite(values) & (values > 0))))
+    if invalid:
+        raise DataError(
+            "WEIGHT_INVALID",
+            f"the weight column '{column}' of {cells.called} is no positive number in {counted_rows(invalid)}",
+            "give every row a positive weight, and leave out rows that should not count",
+        )
+    return _frozen(values)
+
+
 def _feature_names(cells: Cells, taken: Sequence[str | None], rules: PartyColumns) -> list[str]:
     """The columns to use, in file order; every column that the recipe names must be there."""
     reserved = {column_name(name) for name in taken if name is not None}
-    judged = {column_name(name) for name in rules.judgement.columns}
+    judged = {column_name(name) for name in rules.no_features}
     excluded = {column_name(name) for name in rules.exclude}
     grouped = (name for names in rules.dimensions.values() for name in names)
     named = (*rules.exclude, *rules.categorical, *rules.special, *rules.features, *rules.keep, *rules.drop, *grouped)
@@ -540,8 +559,9 @@ def _without_repeats(table: Table, called: str, keep_first: bool) -> tuple[Table
     differs = np.zeros(repeats.size, dtype=np.bool_)
     if table.label is not None:
         differs |= table.label[repeats] != table.label[originals]
-    if table.late is not None:
-        differs |= table.late[repeats] != table.late[originals]
+    for own in (table.late, table.weights):
+        if own is not None:
+            differs |= own[repeats] != own[originals]
     for column in table.columns:
         left, right = column.values[repeats], column.values[originals]
         same = np.equal(left, right).astype(np.bool_)

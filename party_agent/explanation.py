@@ -122,6 +122,15 @@ def _training(recipe: Recipe, parties: Parties) -> tuple[str, ...]:
         if bins.review_minutes
         else ()
     )
+    weighed = (
+        (
+            f"Rows count by sample weights of {parties.label_owner}, which no provider learns: the co-holder gets them "
+            "under a mask, every provider by what power of two they multiply the curvature of the fit. A provider's "
+            "feature costs the label budget twice what it does without weights.",
+        )
+        if model.weighted
+        else ()
+    )
     folds = recipe.validation.folds
     judged = (
         (
@@ -144,6 +153,7 @@ def _training(recipe: Recipe, parties: Parties) -> tuple[str, ...]:
         f"Features of an information value below {recipe.selection.minimum_iv:g} are dropped.",
         *across,
         f"A logistic regression with L2 penalty {model.l2:g}; gradients: at most {most}.",
+        *weighed,
         *chosen,
         *judged,
         *errors,

@@ -42,6 +42,7 @@ from party_agent.opened_moments import OPENED_MOMENTS, FileOpenedMoments
 from party_agent.reasons import dimension_points, dimensions_of, explain, opened_dimensions
 from party_agent.review import REVIEW, Review, Reviewed, allowed_methods, reviewed_from, reviewed_to
 from party_agent.row_account import FileRowAccount, Purse
+from party_agent.sample_weights import check_weights, weights_summary
 from party_agent.scorecard import GradeTable, PointsTable, Scaling
 from party_agent.screening import PreBinned, findings_of_gate, left_out_features, screen, screening_of
 from party_agent.stages import AlignedTable, Reader, Seat, Stages
@@ -59,6 +60,7 @@ from protocols.logistic.messages import SEARCH_STEPS
 from protocols.logistic.messages import STEPS as TRAIN_STEPS
 from protocols.logistic.party import Coefficients, FitRules, Spent, TrainingParty
 from protocols.logistic.plan import SequenceRules
+from protocols.logistic.weights import SampleWeights
 from protocols.moments.messages import FIT_STEPS, INFLATION_STEPS, SCREEN_STEPS
 from protocols.moments.of_fit import MomentsOfFit
 from protocols.moments.permission import MomentPermission
@@ -86,6 +88,7 @@ class TrainingJob(Stages):
         self._review_findings: tuple[Finding, ...] = ()
         self._judgement: dict[str, Any] | None = None
         self._inference: dict[str, Any] | None = None
+        self._weights: SampleWeights | None = None
         self._scaling = Scaling(
             self._recipe.scorecard.pdo, self._recipe.scorecard.base_score, self._recipe.scorecard.base_odds
         )
@@ -101,6 +104,7 @@ class TrainingJob(Stages):
         )
         if aligned.table.label is not None:
             check_classes(aligned.table.label, aligned.is_training, aligned.table.late)
+        self._weights = self.weigh(aligned)
         prebinned = self.prebin(aligned)
         rows = self.encrypt(aligned, prebinned)
         bins = self.bin(aligned, prebinned, rows)
@@ -138,9 +142,16 @@ class TrainingJob(Stages):
         """Own rows."""
         self._seat.on_stage("read", Progress("started", 0, 0))
         table, self._findings = self._reader(self._recipe)
+        if self.leads:
+            self._findings += check_weights(table, self._recipe)
         lineage.write(self._seat.home, self._seat.folder, table)
         self._seat.log.write("data read", rows=len(table.ids), features=len(table.columns))
         return table
+
+    def weigh(self, aligned: AlignedTable) -> SampleWeights | None:
+        """Sample weights of the training rows, at the label owner."""
+        weights = aligned.training.weights
+        return SampleWeights.of(weights) if self._recipe.model.weighted and weights is not None else None
 
     def prebin(self, aligned: AlignedTable) -> PreBinned:
         """Own pre-bins on the training rows, of the columns that pass the screening."""
@@ -163,6 +174,7 @@ class TrainingJob(Stages):
             context=self._seat.agreement.context,
             entropy=self._seat.entropy,
             label=training.label,
+            weighted=self._recipe.model.weighted,
         ).play()
         return self.once(
             "encrypt",
@@ -278,6 +290,7 @@ class TrainingJob(Stages):
             entropy=self._seat.entropy,
             spent=self.spent,
             label=aligned.training.label,
+            weights=self._weights,
             before=Spent(point.columns, point.gradients) if point else None,
             account=self._account(Purse.GRADIENTS, aligned.training),
             row_sets=self._row_sets(aligned.training, sequence),
@@ -371,6 +384,7 @@ class TrainingJob(Stages):
             self._seat.entropy,
             self.spent,
             aligned.training.label,
+            sample_weights=None if self._weights is None else self._weights.values,
         )
 
     def validate(self, aligned: AlignedTable, bins: BinningTable, fitted: Fitted, own: OwnModel) -> dict[str, Any]:
@@ -487,7 +501,7 @@ class TrainingJob(Stages):
             recipe=json.loads(self._seat.agreement.job.recipe),
             versions=report.versions(),
             findings={self._seat.name: self._findings},
-            baseline=baseline.own_columns(bins, aligned.table, training, others["test"], fitted.l2),
+            baseline=baseline.own_columns(bins, aligned.table, training, others["test"], fitted.l2, self._weights),
             scorecard=job_report.joint_scorecard(self._seat.name, own, opened) if opened else None,
         )
         return document
@@ -553,6 +567,7 @@ class TrainingJob(Stages):
             judgement=self._judgement,
             estimation=fitted.record,
             inference=self._inference,
+            weights=None if self._weights is None else weights_summary(self._weights, aligned.training.label),
         )
         folder.write_json("report.json", private)
         folder.write("report.html", report_page.render_party(private).encode())

@@ -54,7 +54,7 @@ def write(home: Folder, folder: Folder, table: Table) -> None:
 
 
 def data_digest(key: bytes, table: Table) -> str:
-    """HMAC-SHA256 of ids, labels, out-of-time rows and values of every usable column, in hex.
+    """HMAC-SHA256 of ids, labels, out-of-time rows, sample weights and values of every usable column, in hex.
 
     Rows count in the order of their ids and columns in that of their names: the same data in another order has the
     same digest. An existing score is no input of the model, and does not count.
@@ -73,6 +73,8 @@ def data_digest(key: bytes, table: Table) -> str:
         add("label", table.label)
     if table.late is not None:
         add("late", table.late)
+    if table.weights is not None:
+        add("weights", table.weights)
     for column in sorted(table.columns, key=lambda item: item.name):
         values = column.values
         add(f"column {column.name}", values if column.kind is FeatureKind.NUMERIC else np.asarray(values, object))

@@ -30,7 +30,7 @@ from protocols.toml_document import parse_toml
 
 _SECTION = re.compile(r'<section id="([a-z]+)">(.*?)</section>', re.DOTALL)  # escaped text holds no such tag
 _LONGEST = 4000
-_LATER = ("screening", "judgement", "inference", "estimation")  # parts that reports of earlier versions lack
+_LATER = ("screening", "judgement", "inference", "estimation", "weights")  # parts that reports of earlier versions lack
 
 
 class Notes(BaseModel):

@@ -31,6 +31,7 @@ from protocols.binning.weight_of_evidence import feature_values, information_val
 from protocols.fixed_point import FEATURE_BITS, FloatArray, IntArray
 from protocols.logistic.plan import Outcome
 from protocols.logistic.search import Moments, kept
+from protocols.logistic.weights import SampleWeights
 from protocols.moments.inference import inflation_factors
 from protocols.moments.screening import screen
 from protocols.recipe import PartyColumns, Recipe, recipe_from_canonical
@@ -73,15 +74,16 @@ def compare(out: Path, sources: Mapping[str, Any]) -> dict[str, Any]:
     x = np.column_stack([np.ones(len(ids)), *(part.design for part in parts)])
     record = json.loads((out / owner / "report.json").read_bytes())["estimation"]
     l2 = recipe.model.l2 if record is None else float(record["l2"])
-    weights = fit(x[training], label[training], l2)
+    sample = _sample_weights(tables[owner], training, recipe)
+    weights = fit(x[training], label[training], l2, sample)
     shared = json.loads((out / owner / "shared.json").read_bytes())
     parity = _differences(parts, weights, x, label, test, shared["metrics"]["test"]["auc"])
-    parity |= _on_training_rows(parts, weights, x[training], label[training])
+    parity |= _on_training_rows(parts, weights, x[training], label[training], sample)
     if recipe.screens_across or recipe.model.search != "none":
         ended = [row["converged"] for row in (record or {}).get("path") or ()]
-        parity["same_features"] = _same_selection(out, names, tables, label, training, recipe, ended)
+        parity["same_features"] = _same_selection(out, names, tables, label, training, recipe, ended, sample)
     if recipe.inference.standard_errors:
-        parity["max_rel_se_diff"] = _errors_differ(out, names, weights, x[training], l2)
+        parity["max_rel_se_diff"] = _errors_differ(out, names, weights, x[training], l2, sample)
     if recipe.screens_across:
         parity["max_rel_vif_diff"] = _inflation_differs(out, names, x[training][:, 1:])
     document = shared | {"parity": parity}
@@ -89,6 +91,13 @@ def compare(out: Path, sources: Mapping[str, Any]) -> dict[str, Any]:
     folder.write_json("report.json", document)
     folder.write("report.html", report_page.render_shared(document).encode())
     return parity
+
+
+def _sample_weights(table: Table, training: BoolArray, recipe: Recipe) -> FloatArray:
+    """The weights of the training rows as the run rounded them; ones if its fit was not weighted."""
+    if not recipe.model.weighted or table.weights is None:
+        return np.ones(int(training.sum()))
+    return SampleWeights.of(table.weights[training]).values
 
 
 def _rows(folder: Path) -> tuple[list[str], BoolArray, BoolArray]:
@@ -150,8 +159,10 @@ def _differences(
     }
 
 
-def _on_training_rows(parts: Sequence[_Part], weights: FloatArray, x: FloatArray, label: IntArray) -> dict[str, float]:
-    ours, twin = (float(np.logaddexp(0, x @ w).sum() - label @ (x @ w)) for w in (_ours(parts), weights))
+def _on_training_rows(
+    parts: Sequence[_Part], weights: FloatArray, x: FloatArray, label: IntArray, sample: FloatArray
+) -> dict[str, float]:
+    ours, twin = (float(sample @ (np.logaddexp(0, x @ w) - label * (x @ w))) for w in (_ours(parts), weights))
     return {"rel_loglik_diff": abs(ours - twin) / twin}
 
 
@@ -163,6 +174,7 @@ def _same_selection(
     training: BoolArray,
     recipe: Recipe,
     ended: Sequence[bool],
+    sample: FloatArray,
 ) -> bool:
     """Whether the same screening and search on pooled plaintext, with the same rules, keep the same features.
 
@@ -177,7 +189,7 @@ def _same_selection(
     owners = {alias: name for name, alias, _ in features}
     kept_here = set(owners)
     if recipe.model.search != "none":
-        kept_here = PooledSearch(x, label[training], owners).best(recipe, ended)
+        kept_here = PooledSearch(x, label[training], owners, sample).best(recipe, ended)
     kept_there = {f.alias for name in names for f in model.read(Folder(out / name)).features}
     if recipe.model.sign_constraint:  # which left out more, after the screening
         reports = [json.loads((out / name / "report.json").read_bytes()) for name in names]
@@ -200,9 +212,15 @@ def _correlations(x: FloatArray) -> FloatArray:
 
 
 class PooledSearch:
-    """The fits that a label owner directs, each made on pooled columns. x: intercept first, shape (n, d)."""
+    """The fits that a label owner directs, each made on pooled columns.
 
-    def __init__(self, x: FloatArray, label: IntArray, owners: Mapping[str, str]) -> None:
+    Args: x: intercept first, shape (n, d); sample: sample weights, shape (n,), where the fits have them.
+    """
+
+    def __init__(
+        self, x: FloatArray, label: IntArray, owners: Mapping[str, str], sample: FloatArray | None = None
+    ) -> None:
+        self._sample = np.ones(len(label)) if sample is None else sample
         self._x = x
         self._label = label
         self._owners = dict(owners)
@@ -220,18 +238,20 @@ class PooledSearch:
             model_of_plan = kept(plan.dropped, self._owners)
             columns = [0, *(j for j, alias in enumerate(self._owners, start=1) if alias in model_of_plan)]
             x = self._x[:, columns]
-            z = x @ fit(x, self._label, recipe.model.l2)
-            likelihood = float(self._label @ z - np.logaddexp(0, z).sum())
+            z = x @ fit(x, self._label, recipe.model.l2, self._sample)
+            likelihood = float(self._sample @ (self._label * z - np.logaddexp(0, z)))
             if self.moments is None:
                 p = 1 / (1 + np.exp(-z))
-                w = p * (1 - p)
-                score = x.T @ (w * z + self._label - p)
+                w = self._sample * p * (1 - p)
+                score = x.T @ (w * z + self._sample * (self._label - p))
                 self.moments = Moments((x.T * w) @ x, score, tuple(self._owners), self._owners, len(z))
             done.append(Outcome(plan, 0, 0.0, True, likelihood, len(z)))
         return set(kept(done[director.chosen(done)].plan.dropped, self._owners))
 
 
-def _errors_differ(out: Path, names: Sequence[str], weights: FloatArray, x: FloatArray, l2: float) -> float | None:
+def _errors_differ(
+    out: Path, names: Sequence[str], weights: FloatArray, x: FloatArray, l2: float, sample: FloatArray
+) -> float | None:
     """The largest relative difference of a standard error; None where moments were not opened."""
     tables = [json.loads((out / name / "report.json").read_bytes())["inference"] for name in names]
     if not all(table["opened"] for table in tables):
@@ -243,7 +263,7 @@ def _errors_differ(out: Path, names: Sequence[str], weights: FloatArray, x: Floa
     p = 1 / (1 + np.exp(-(x @ weights)))
     penalty = np.full(x.shape[1], l2)
     penalty[0] = 0.0
-    twin = np.sqrt(np.diag(np.linalg.inv((x.T * (p * (1 - p))) @ x + np.diag(penalty))))
+    twin = np.sqrt(np.diag(np.linalg.inv((x.T * (sample * p * (1 - p))) @ x + np.diag(penalty))))
     return float(np.abs(np.array(ours) / twin - 1).max())
 
 

@@ -303,12 +303,14 @@ def party_report(
     judgement: Mapping[str, Any] | None = None,
     estimation: Mapping[str, Any] | None = None,
     inference: Mapping[str, Any] | None = None,
+    weights: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """A party's own report, JSON-ready; it stays in that party's folder.
 
     Args: statement: this party's ledger, of which what it learned and what it gave others to learn are kept;
         base_points, intercept, selection, judgement: at the label owner only; screening: of `screening_of`;
-        estimation: of `estimation.fitted_of`; inference: of `inference.table_of`, where the recipe asks for them.
+        estimation: of `estimation.fitted_of`; inference: of `inference.table_of`, where the recipe asks for them;
+        weights: of `sample_weights.weights_summary`, at the label owner of a weighted fit.
     """
     lines = tuple(statement)
     return {
@@ -336,6 +338,7 @@ def party_report(
         "judgement": None if judgement is None else dict(judgement),
         "estimation": None if estimation is None else dict(estimation),
         "inference": None if inference is None else dict(inference),
+        "weights": None if weights is None else dict(weights),
         "findings": [{"code": item.code, "count": item.count, "sentence": item.sentence} for item in findings],
         "learned": statement_of((x for x in lines if x.to == party), parties)[party],
         "gave": {

@@ -119,6 +119,10 @@ _IN_WORDS = {  # the ledger's terms in plain words, in the order to read them
     ),
     "sum of the traces of the preconditioners": (_Kind.FIT, "One number for how alike the features are"),
     "trace of the peer's preconditioner": (_Kind.FIT, "One number for how alike the other's features are"),
+    "what sample weights multiply the curvature by, to a power of two": (
+        _Kind.FIT,
+        "One number for how much the weights of the borrowers change the fit",
+    ),
     "period of a batch (whether logits exceed 12), or that the fit has ended": (
         _Kind.FIT,
         "Whether logits are large, and when the fit ends",

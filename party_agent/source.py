@@ -237,7 +237,7 @@ class Source:
         named = {column_name(name) for name in section.special} | {*excluded, self.id_column, self.label_column}
         entries = {} if dictionary is None else dictionary.entries
         special = {name: entry.special for name, entry in entries.items() if entry.special and name not in named}
-        judged = {column_name(name) for name in section.judgement.columns}
+        judged = {column_name(name) for name in section.no_features}
         return section.model_copy(
             update={
                 "categorical": tuple(dict.fromkeys([*section.categorical, *categorical])),

@@ -296,6 +296,38 @@ class Corrections(_message.Message):
     shares: bytes
     def __init__(self, index: _Optional[int] = ..., period: _Optional[int] = ..., shares: _Optional[bytes] = ...) -> None: ...
 
+class MaskedWeights(_message.Message):
+    __slots__ = ("shares",)
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    shares: bytes
+    def __init__(self, shares: _Optional[bytes] = ...) -> None: ...
+
+class CurvatureScale(_message.Message):
+    __slots__ = ("exponent",)
+    EXPONENT_FIELD_NUMBER: _ClassVar[int]
+    exponent: int
+    def __init__(self, exponent: _Optional[int] = ...) -> None: ...
+
+class ProductCorrections(_message.Message):
+    __slots__ = ("index", "period", "shares", "total")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    PERIOD_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    period: int
+    shares: bytes
+    total: bytes
+    def __init__(self, index: _Optional[int] = ..., period: _Optional[int] = ..., shares: _Optional[bytes] = ..., total: _Optional[bytes] = ...) -> None: ...
+
+class MaskedFactors(_message.Message):
+    __slots__ = ("index", "shares")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    shares: bytes
+    def __init__(self, index: _Optional[int] = ..., shares: _Optional[bytes] = ...) -> None: ...
+
 class LogitRange(_message.Message):
     __slots__ = ("parts", "masked")
     PARTS_FIELD_NUMBER: _ClassVar[int]

@@ -21,6 +21,8 @@ FEATURE_LIMIT = 8 << FEATURE_BITS  # |x| <= 8
 SHARE_BITS = 20  # sin and cos, and the constants that multiply them
 RESIDUAL_BITS = 2 * SHARE_BITS  # f_d
 LOGIT_BITS = 26  # f_z
+SAMPLE_WEIGHT_BITS = 10  # f_w: a sample weight of 1, the mean, is the integer 2^10
+SAMPLE_WEIGHT_LIMIT = 64 << SAMPLE_WEIGHT_BITS  # no row weighs 64 times the mean or more
 STATISTICAL_BITS = 64
 
 IntArray = NDArray[np.int64]
@@ -79,6 +81,25 @@ class Ring:
         """a - b."""
         return self._carry(a.astype(np.int64) - b.astype(np.int64))
 
+    def multiply(self, a: RingArray, b: RingArray) -> RingArray:
+        """Row by row, a and b of shape (n, 3).
+
+        >>> ring = Ring(76)
+        >>> ring.to_integers(ring.multiply(ring.from_integers([-3, 2**70]), ring.from_integers([2**40, 2**10 - 1])))
+        [-3298534883328, -1180591620717411303424]
+        """
+        left, right = (
+            np.ascontiguousarray(x, dtype="<u4").view(np.uint16).reshape(len(x), 2 * _LIMBS).astype(np.int64)
+            for x in (a, b)
+        )
+        halves = np.zeros((len(left), 2 * _LIMBS), dtype=np.int64)  # each below 6 * 2^32, then carried
+        for k in range(2 * _LIMBS):
+            halves[:, k] = np.sum(left[:, : k + 1] * right[:, k::-1], axis=1)
+            if k:
+                halves[:, k] += halves[:, k - 1] >> 16
+        halves &= 0xFFFF
+        return self._carry(halves[:, 0::2] + (halves[:, 1::2] << 16))
+
     def combine(self, constants: IntArray, arrays: RingArray) -> RingArray:
         """sum_k constants[k, i] * arrays[k, i]: constants (K, n) with |c| < 2^24 and K < 128, arrays (K, n, 3)."""
         total = np.zeros(arrays.shape[1:], dtype=np.int64)
@@ -93,6 +114,10 @@ class Ring:
         halves = np.ascontiguousarray(vector).view(np.uint16).reshape(len(vector), 2 * _LIMBS).astype(np.int64)
         sums = features.T @ halves
         return [sum(int(s) << (16 * j) for j, s in enumerate(row)) % self.modulus for row in sums]
+
+    def total(self, array: RingArray) -> int:
+        """The sum of the rows of an array of shape (n, 3), n < 2^27; in [0, 2^l)."""
+        return self.transpose_product(np.ones((len(array), 1), dtype=np.int64), array)[0]
 
     def random(self, stream: bytes, shape: tuple[int, ...]) -> RingArray:
         """Uniform elements from `stream_bytes(shape)` uniform bytes."""
@@ -139,11 +164,14 @@ class SlotLayout:
 
     Bits: `ring_bits` l; `label_owner_slot` S_A holds a sum of n masks of l bits with 64 bits to spare;
     `co_holder_slot` S_H holds a sum of n products of a mask and a feature, shifted to be positive, with 64 bits to
-    spare.
+    spare. weighted: whether rows have sample weights, for which the ring is f_w + 1 bits wider.
 
     >>> layout = SlotLayout.of_job(rows=21_000, key_bits=3072)
     >>> layout.ring_bits, layout.slots, SlotLayout.of_job(rows=21_000, key_bits=2048).slots
     (76, 17, 11)
+    >>> weighted = SlotLayout.of_job(rows=21_000, key_bits=3072, weighted=True)
+    >>> weighted.ring_bits, weighted.slots
+    (87, 16)
     """
 
     rows: int
@@ -152,21 +180,29 @@ class SlotLayout:
     label_owner_slot: int
     co_holder_slot: int
     slots: int
+    weighted: bool = False
 
     @classmethod
-    def of_job(cls, rows: int, key_bits: int) -> SlotLayout:
-        """The layout that follows from the number of rows and the key length alone.
+    def of_job(cls, rows: int, key_bits: int, *, weighted: bool = False) -> SlotLayout:
+        """The layout that follows from the number of rows, the key length and whether rows are weighted.
 
         Raises: LocalProtocolError: no room for three slots.
         """
         n_bits = rows.bit_length()
         ring_bits = n_bits + FEATURE_BITS + 3 + RESIDUAL_BITS + 2
+        if weighted:  # weights sum to less than n 2^(f_w + 1), so that a weighted sum needs no more
+            ring_bits += SAMPLE_WEIGHT_BITS + 1
         label_owner_slot = ring_bits + n_bits + STATISTICAL_BITS
         co_holder_slot = ring_bits + FEATURE_BITS + 3 + n_bits + STATISTICAL_BITS + 1
         slots = min((key_bits - 2 - n_bits) // label_owner_slot, (key_bits - 65) // co_holder_slot)
         if slots < 3:
             raise LocalProtocolError("LAYOUT_INVALID", "the key is too short for this many rows")
-        return cls(rows, key_bits, ring_bits, label_owner_slot, co_holder_slot, slots)
+        return cls(rows, key_bits, ring_bits, label_owner_slot, co_holder_slot, slots, weighted)
+
+    @property
+    def residual_bits(self) -> int:
+        """Fraction bits of a residual, times its weight if there is one."""
+        return RESIDUAL_BITS + (SAMPLE_WEIGHT_BITS if self.weighted else 0)
 
     @property
     def ring(self) -> Ring:

@@ -199,6 +199,11 @@ class Model(_Section):
         description="Most gradients; by default, and at most, what the gradient budget of the job allows.",
         examples=[40],
     )
+    weighted: bool = Field(
+        default=False,
+        description="Rows count by the label owner's sample weights, which it alone knows: it names their column as "
+        "weight_column in its own section. Weights are divided by their mean; WOE and IV come from plain counts.",
+    )
     search: Literal["none", "stepwise"] = Field(
         default="none",
         description='"stepwise" selects features by a search on the quadratic approximation around the fit of all of '
@@ -472,8 +477,20 @@ class PartyColumns(_Section):
         description="Groups of columns with a sub-score each; columns in none go under the party's own name.",
         examples=[{"repayment": ["months_since_last_overdue"]}],
     )
+    weight_column: ColumnName | None = Field(
+        default=None,
+        description="The label owner's column of sample weights: a positive number a row, within a 64th and 64 times "
+        "the mean. It is no feature. The fit takes it where model.weighted says so.",
+        examples=["sample_weight"],
+    )
     features: dict[ColumnName, FeatureRules] = Field(default_factory=dict)
     judgement: Judgement = Field(default_factory=Judgement)
+
+    @property
+    def no_features(self) -> tuple[str, ...]:
+        """Columns that the label owner reads for another purpose than to score by them."""
+        weight = () if self.weight_column is None else (self.weight_column,)
+        return (*self.judgement.columns, *weight)
 
     @model_validator(mode="after")
     def _lists_differ(self) -> Self:

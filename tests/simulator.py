@@ -28,6 +28,7 @@ from protocols.logistic.dealer import Dealer
 from protocols.logistic.messages import STEPS as TRAIN_STEPS
 from protocols.logistic.party import Coefficients, FitRules, FitSequence, TrainingParty
 from protocols.logistic.plan import Director
+from protocols.logistic.weights import SampleWeights
 from protocols.messages import Bounds, Message, decode
 from protocols.recipe import Recipe
 from protocols.roles import COORDINATOR, Parties
@@ -47,6 +48,7 @@ from protocols.spent import MemorySpentIndices, SpentIndices
 
 ROWS = 1200
 KEY_BITS = 576  # T = 3 at 1,200 rows: two iterations in the first pass, two in each further one
+WEIGHTED_KEY_BITS = 640  # the same where rows are weighted
 PROVIDERS = ("bureau", "tax", "utility")
 
 
@@ -299,7 +301,10 @@ NONE: Deviations = {}
 
 @dataclass
 class Stages:
-    """Plays the stages of one job over one network and one set of ledgers. Everything is drawn from `seed`."""
+    """Plays the stages of one job over one network and one set of ledgers. Everything is drawn from `seed`.
+
+    weights: of the rows, in a weighted fit; `key_bits` is then to be `WEIGHTED_KEY_BITS`.
+    """
 
     data: Consortium
     seed: object = 0
@@ -307,6 +312,7 @@ class Stages:
     recipe: Recipe = field(default_factory=Recipe)
     rules: FitRules = field(default_factory=FitRules)
     director: Director | None = None
+    weights: SampleWeights | None = None
     network: SimulatedNetwork = field(default_factory=SimulatedNetwork)
 
     def __post_init__(self) -> None:
@@ -335,6 +341,7 @@ class Stages:
                 context=b"simulated job",
                 entropy=self.entropy,
                 label=label if name == owner else None,
+                weighted=self.weights is not None,
                 minimum_key_bits=self.key_bits,
             ).play()
             for name in self.parties.all
@@ -387,11 +394,13 @@ class Stages:
                 entropy=self.entropy,
                 spent=self.spent[name],
                 label=self.data.label if name == self.parties.label_owner else None,
+                weights=self.weights if name == self.parties.label_owner else None,
                 director=self.director if name == self.parties.label_owner else None,
             )
             for name in self.parties.all
         }
-        return roles | {COORDINATOR: Dealer(self.parties, self.key_bits, self.entropy)}
+        weighted = self.weights is not None
+        return roles | {COORDINATOR: Dealer(self.parties, self.key_bits, self.entropy, weighted=weighted)}
 
     def train(
         self,

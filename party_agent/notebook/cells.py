@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -52,9 +52,9 @@ def _cell(cell: object) -> str:
     return str(cell)
 
 
-def row_ids(rows: int) -> list[str]:
+def row_ids(positions: Iterable[int]) -> list[str]:
     """Ids for rows that have none: their positions."""
-    return [f"R{row:09d}" for row in range(rows)]
+    return [f"R{row:09d}" for row in positions]
 
 
 def file_of(columns: Mapping[str, Sequence[str | None]]) -> bytes:
@@ -72,7 +72,7 @@ def table(frame: pd.DataFrame, kinds: Mapping[str, FeatureKind]) -> Table:
     Raises: DataError: as `party_agent.dataset.table_of`.
     """
     names = [_ID, *kinds]
-    columns = [row_ids(len(frame)), *(text_of(frame[name]) for name in kinds)]
+    columns = [row_ids(range(len(frame))), *(text_of(frame[name]) for name in kinds)]
     rows = list(zip(*columns, strict=True))
     with Cells.of_chunks("X", names, dict.fromkeys(range(len(names)), "VARCHAR"), [rows]) as cells:
         found, _ = table_of(cells, _ID, None, PartyColumns(), model_columns=kinds)

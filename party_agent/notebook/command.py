@@ -48,10 +48,15 @@ def run(package: str, arguments: Sequence[str], folder: Path) -> dict[str, Any]:
     return dict(answer)
 
 
-def recipe_text(source: RecipeSource, categorical: Mapping[str, Sequence[str]] | None = None) -> str:
+def recipe_text(
+    source: RecipeSource,
+    categorical: Mapping[str, Sequence[str]] | None = None,
+    weighted: tuple[str, str] | None = None,
+) -> str:
     """The recipe as TOML: of a mapping, TOML text, a file's path, or None for every default.
 
-    Args: categorical: party -> columns that it must read as categorical, beside those that the recipe names.
+    Args: categorical: party -> columns that it must read as categorical, beside those that the recipe names; weighted:
+        the party that has sample weights, and their column.
     Raises: RecipeError: as `load_recipe`; DataError: FILE_MISSING.
     """
     if isinstance(source, Path):
@@ -65,6 +70,10 @@ def recipe_text(source: RecipeSource, categorical: Mapping[str, Sequence[str]] |
     for party, columns in (categorical or {}).items():
         section = document.setdefault("parties", {}).setdefault(party, {})
         section["categorical"] = list(dict.fromkeys([*section.get("categorical", ()), *columns]))
+    if weighted is not None:
+        party, column = weighted
+        document.setdefault("model", {})["weighted"] = True
+        document.setdefault("parties", {}).setdefault(party, {})["weight_column"] = column
     return _toml_document(document)
 
 

@@ -81,24 +81,29 @@ class JointScorecard(ClassifierMixin, TransformerMixin, BaseEstimator):  # type:
 
     # -- from data, and from a job
 
-    def fit(self, X: Any, y: Any) -> JointScorecard:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> JointScorecard:
         """Run the whole job as `concordat simulate`: every party a process that reads its own columns only.
 
         Args: X: shape (n, d), a frame with named columns, or an array whose columns are then called x0, x1, ...;
-            missing values allowed. y: 0 or 1, shape (n,).
+            missing values allowed. y: 0 or 1, shape (n,). sample_weight: the label owner's, shape (n,), in place of a
+            column that the recipe names; only ratios count, and rows of weight 0 are left out.
         Raises: ConcordatError: whatever the job ends with; of `X` and `y`, an error that is a ValueError too.
         """
         self.__dict__.pop("parts_", None)
         frame = self._frame(X, y)
-        labels = _labels(y, len(frame))
+        weights = np.ones(len(frame)) if sample_weight is None else _weights(sample_weight, len(frame))
+        labels = _labels(y, weights > 0)
+        frame, weights = frame[weights > 0], weights[weights > 0]
         columns = self._columns_of_parties(frame)
         text = {party: [name for name in names if not cells.is_number(frame[name])] for party, names in columns.items()}
-        recipe = recipe_text(self.recipe, {party: names for party, names in text.items() if names})
+        weighted = None if sample_weight is None else (self.label_owner, _unused("weight", frame))
+        recipe = recipe_text(self.recipe, {party: names for party, names in text.items() if names}, weighted)
         _check_rows(len(frame), load_recipe(recipe).sample.training_share)
         self.classes_ = np.array([0, 1])
         with tempfile.TemporaryDirectory(prefix="concordat-") as place:
             folder = Folder(Path(place))
-            arguments = self._write(folder, frame, labels, columns, recipe)
+            counted = None if sample_weight is None else weights
+            arguments = self._write(folder, frame, labels, counted, columns, recipe)
             run("coordinator", arguments, folder.path)
             self._keep({party: read_part(folder.path / "result" / party) for party in columns})
         self._mark_rows()
@@ -302,17 +307,20 @@ class JointScorecard(ClassifierMixin, TransformerMixin, BaseEstimator):  # type:
         folder: Folder,
         frame: pd.DataFrame,
         labels: IntArray,
+        weights: FloatArray | None,
         columns: Mapping[str, Sequence[str]],
         recipe: str,
     ) -> list[str]:
         """Files of all parties and the recipe; the words of the command that reads them."""
         row, label = _unused("row", frame), _unused("label", frame)
-        ids = cells.row_ids(len(frame))
+        ids = cells.row_ids(frame.index)
         words = ["simulate", "--id", row, "--label", label, "--out", str(folder.path / "result")]
         for party, names in columns.items():
             own: dict[str, Sequence[str | None]] = {row: ids}
             if party == self.label_owner:
                 own[label] = [str(value) for value in labels.tolist()]
+                if weights is not None:
+                    own[_unused("weight", frame)] = [repr(value) for value in weights.tolist()]
             own |= {name: cells.text_of(frame[name]) for name in names}
             path = folder.write(f"{len(words)}.csv", cells.file_of(own))
             words += ["--party", f"{party}={path}"]
@@ -368,15 +376,16 @@ class JointScorecard(ClassifierMixin, TransformerMixin, BaseEstimator):  # type:
         return self.report_
 
 
-def _labels(y: Any, rows: int) -> IntArray:
-    """Checked labels. Raises: InputError: LABEL_INVALID, LABEL_CONSTANT."""
+def _labels(y: Any, counted: NDArray[np.bool_]) -> IntArray:
+    """Checked labels of the rows that count. Raises: InputError: LABEL_INVALID, LABEL_CONSTANT."""
     found = column_or_1d(y, warn=True)
-    check_consistent_length(found, np.empty(rows))
+    check_consistent_length(found, counted)
     assert_all_finite(found, input_name="y")
     kind = type_of_target(found, input_name="y", raise_unknown=True)
     if kind != "binary":
         sentence = f"Only binary classification is supported. The type of the target is {kind}"
         raise InputError("LABEL_INVALID", sentence, _CODE_LABELS)
+    found = found[counted]
     values = set(np.unique(found).tolist())
     if not values <= {0, 1}:
         raise InputError("LABEL_INVALID", "y has classes other than 0 and 1", _CODE_LABELS)
@@ -384,6 +393,16 @@ def _labels(y: Any, rows: int) -> IntArray:
         raise InputError("LABEL_CONSTANT", "y has only one class", "bring goods (0) and bads (1)")
     labels: IntArray = found.astype(np.int64)
     return labels
+
+
+def _weights(sample_weight: Any, rows: int) -> FloatArray:
+    """Checked sample weights. Raises: InputError: WEIGHT_INVALID."""
+    weights = np.asarray(sample_weight, dtype=np.float64)
+    if weights.shape != (rows,) or not np.all(np.isfinite(weights) & (weights >= 0)):
+        raise InputError("WEIGHT_INVALID", "sample_weight is not one number a row, 0 or positive", "correct it")
+    if not weights.any():
+        raise InputError("WEIGHT_INVALID", "every sample weight is zero", "bring rows that count")
+    return weights
 
 
 def _check_rows(rows: int, share: float) -> None:

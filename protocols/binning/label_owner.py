@@ -189,6 +189,7 @@ class LabelOwner:
             own_party=self._name,
             remerge=lambda candidate, minimum_rows: self._assess(candidate.alias, minimum_rows),
             own_sums=self._own_sums,
+            weighted=self._layout.weighted,
         )
 
     def _own_sums(self, features: int) -> int:

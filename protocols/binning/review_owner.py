@@ -216,7 +216,7 @@ class ReviewingOwner:
         return self._grant(candidate, counted, party), ""
 
     def _grant(self, candidate: Candidate, counted: Counted, asker: str) -> KeptFeature:
-        self._charge(len(candidate.bin_rows) - 1)
+        self._charge(self._cost(candidate, folds=0))
         alias, party = candidate.alias, candidate.party
         state, table = self._state, self._state.table
         place = [peer.alias for peer in table.peers[party]].index(alias)
@@ -375,11 +375,15 @@ class ReviewingOwner:
             return features
         return known_sums(features, search=self._recipe.model.search != "none")
 
-    def _cost(self, candidate: Candidate) -> float:
-        """What a version takes from the label budget: its bins, and what they add in the folds that are to come."""
+    def _cost(self, candidate: Candidate, folds: int | None = None) -> float:
+        """What a version takes from the label budget: its bins, and what they add in the folds that are to come.
+
+        In a weighted fit also what they add to the weighted sums of the version before, which the gate charged.
+        """
+        folds = self._recipe.validation.folds if folds is None else folds
         bins = len(candidate.bin_rows)
         now = next(len(peer.rows) for peer in self._state.table.peers[candidate.party] if peer.alias == candidate.alias)
-        return bins - 1 + self._recipe.validation.folds * max(bins - now, 0)
+        return bins - 1 + (folds + self._recipe.model.weighted) * max(bins - now, 0)
 
     def _left(self) -> float:
         """What is left of the label budget: of this job, and of all jobs on these rows, but for the folds to come."""

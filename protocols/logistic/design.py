@@ -19,9 +19,11 @@ class OwnDesign:
     """The columns of one party; the label owner's first is the intercept's, which no penalty and no plan touches.
 
     columns: X_P at 2^16, shape (n, d); bins: per column the bin of each row and the value of each bin.
+    rate: the bad rate that the fit starts from, if another than the table's.
     """
 
-    def __init__(self, table: BinningTable, *, intercept: bool) -> None:
+    def __init__(self, table: BinningTable, *, intercept: bool, rate: float | None = None) -> None:
+        self._start_rate = rate
         self._rate = table.bads / table.rows
         self.intercept = intercept
         self.aliases = tuple(feature.alias for feature in table.features)
@@ -35,6 +37,10 @@ class OwnDesign:
             self.bins.insert(0, (np.zeros(table.rows, dtype=np.int64), np.array([_ONE])))
         self._values = self.columns / _ONE
         self._curvature = self._rate * (1 - self._rate) * (self._values.T @ self._values)
+
+    def scale_curvature(self, factor: float) -> None:
+        """Take p (1 - p) times `factor` in every preconditioner: what sample weights make of it."""
+        self._curvature = factor * self._curvature
 
     def active(self, dropped: Collection[str]) -> NDArray[np.bool_]:
         """Which columns are in a fit, shape (d,)."""
@@ -78,10 +84,11 @@ class OwnDesign:
         return tuple(a for j, a in columns if positive[j]), tuple(a for j, a in columns if inward[j])
 
     def start(self) -> FloatArray:
-        """w = 0, b = logit(p)."""
+        """w = 0, b = logit(p), p the bad rate, weighted if rows are."""
         start = np.zeros(self.columns.shape[1])
+        rate = self._rate if self._start_rate is None else self._start_rate
         if self.intercept:
-            start[0] = math.log(self._rate / (1 - self._rate))
+            start[0] = math.log(rate / (1 - rate))
         return start
 
     def logits(self, weights: FloatArray) -> FloatArray:

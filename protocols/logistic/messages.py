@@ -140,6 +140,66 @@ class Corrections(Message):
 
 
 @dataclass(frozen=True)
+class MaskedWeights(Message):
+    """w - a per row, where rows are weighted: uniform to H_1."""
+
+    shares: bytes
+
+    def learned(self) -> tuple[Learned, ...]:
+        return (Learned("sample weights under a fresh uniform mask", 1, Nature.MASKED),)
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return _RING_BYTES * bounds.rows + 16
+
+
+@dataclass(frozen=True)
+class CurvatureScale(Message):
+    """By which power of two sample weights multiply the curvature, on average, for the preconditioner."""
+
+    exponent: int
+
+    def learned(self) -> tuple[Learned, ...]:
+        return (Learned("what sample weights multiply the curvature by, to a power of two", 1),)
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return 16
+
+
+@dataclass(frozen=True)
+class ProductCorrections(Message):
+    """H_1's shares of a b per row, and of the sum of a b with other masks b."""
+
+    index: int
+    period: int
+    shares: bytes
+    total: bytes
+
+    def learned(self) -> tuple[Learned, ...]:
+        return (Learned("batches of shares of products of uniform masks", 1, Nature.MASKED),)
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return _RING_BYTES * (bounds.rows + 1) + 64
+
+
+@dataclass(frozen=True)
+class MaskedFactors(Message):
+    """s - b per row, of H_1's share s of a residual or of a log-likelihood's terms: uniform to A."""
+
+    index: int
+    shares: bytes
+
+    def learned(self) -> tuple[Learned, ...]:
+        return (Learned("share of what is to be weighted under a fresh uniform mask", 1, Nature.MASKED),)
+
+    @classmethod
+    def max_bytes(cls, bounds: Bounds) -> int:
+        return _RING_BYTES * bounds.rows + 32
+
+
+@dataclass(frozen=True)
 class LogitRange(Message):
     """Floor of the least and ceiling of the greatest partial logit; masked as `PreconditionerTrace`."""
 
@@ -348,6 +408,8 @@ STEPS = (
     Step("offline 0", Role.COORDINATOR, DealerSeed, to=Role.PARTY),
     Step("offline 0", Role.PARTY, PairSeed, to=Role.PARTY, optional=True),
     Step("0", Role.PARTY, GradientsSpent, to=Role.PARTY),
+    Step("0", Role.LABEL_OWNER, MaskedWeights, to=Role.CO_HOLDER, optional=True),
+    Step("0", Role.LABEL_OWNER, CurvatureScale, to=Role.PROVIDER, optional=True),
     Step("0", Role.PARTY, PreconditionerTrace, to=Role.PARTY),
     Step("pass 1", Role.LABEL_OWNER, EncryptedRows, to=Role.PROVIDER, loop="pass/rows"),
     Step("pass 1", Role.CO_HOLDER, EncryptedRows, to=Role.PARTY, loop="pass/rows"),
@@ -361,14 +423,17 @@ STEPS = (
     Step("labels", Role.CO_HOLDER, GradientShare, to=Role.PARTY, loop=_LABELS),
     Step("6", Role.LABEL_OWNER, BatchRequest, to=Role.COORDINATOR, loop=_ITERATION),
     Step("6", Role.COORDINATOR, Corrections, to=Role.CO_HOLDER, loop=_ITERATION),
+    Step("6", Role.COORDINATOR, ProductCorrections, to=Role.CO_HOLDER, loop=_ITERATION, optional=True),
     Step("6", Role.PARTY, LogitRange, to=Role.PARTY, loop="pass/fit/iteration/range"),
     Step("1", Role.PARTY, MaskedLogits, to=Role.LABEL_OWNER, loop=_ITERATION),
     Step("1", Role.PARTY, MaskedLogits, to=Role.CO_HOLDER, loop=_ITERATION),
+    Step("2", Role.CO_HOLDER, MaskedFactors, to=Role.LABEL_OWNER, loop=_ITERATION, optional=True),
     Step("3", Role.LABEL_OWNER, MaskedResidual, to=Role.PROVIDER, loop=_ITERATION),
     Step("3", Role.CO_HOLDER, MaskedResidual, to=Role.PARTY, loop=_ITERATION),
     Step("3", Role.LABEL_OWNER, GradientShare, to=Role.PROVIDER, loop=_ITERATION),
     Step("3", Role.CO_HOLDER, GradientShare, to=Role.PARTY, loop=_ITERATION),
     Step("5", Role.PARTY, InnerProducts, to=Role.PARTY, loop=_ITERATION),
+    Step("fit", Role.CO_HOLDER, MaskedFactors, to=Role.LABEL_OWNER, loop=_FIT, optional=True),
     Step("fit", Role.CO_HOLDER, LikelihoodShare, to=Role.LABEL_OWNER, loop=_FIT, optional=True),
     Step("fit", Role.PROVIDER, LikelihoodPart, to=Role.LABEL_OWNER, loop=_FIT, optional=True),
     Step("fit", Role.PROVIDER, CoefficientSigns, to=Role.LABEL_OWNER, loop=_FIT, optional=True),

@@ -19,7 +19,7 @@ from protocols.binning.budget import check_gradient_budget, check_gradients_left
 from protocols.binning.table import BinningTable
 from protocols.disclosure import Learned
 from protocols.errors import ModelError
-from protocols.fixed_point import FEATURE_BITS, RESIDUAL_BITS, FloatArray, IntArray, RingArray, quantise_logits
+from protocols.fixed_point import FEATURE_BITS, FloatArray, IntArray, RingArray, quantise_logits
 from protocols.logistic.dealer import expanded_shares, phase_mask
 from protocols.logistic.design import OwnDesign, trace_too_large
 from protocols.logistic.lbfgs import PRODUCT_BITS, PRODUCT_LIMIT, Block, GramMatrix, absorb
@@ -47,6 +47,7 @@ from protocols.logistic.residual import label_offset, opened_phase, residual_sha
 from protocols.logistic.sine_series import HALF_RANGE, NARROW, WIDE, phase_bits
 from protocols.logistic.softplus import softplus_share, softplus_sum
 from protocols.logistic.sums import MaskedSums, fixed
+from protocols.logistic.weights import SampleWeights, Weighting
 from protocols.messages import require
 from protocols.pair_masks import agree_on_masks
 from protocols.roles import COORDINATOR, Parties
@@ -59,9 +60,8 @@ from protocols.spent import FIRST_PASS_COLUMN, FURTHER_COLUMN, SpentIndices
 GREATEST_TRACE = 50.0
 _UNSOUND_TRACE = 2.0**40
 _HALVINGS = 10
-_SCALE = FEATURE_BITS + RESIDUAL_BITS
-_NOISE: int = round(1e-5 * (1 << _SCALE))  # largest noise on a gradient, PROTOCOLS.md section 3, step 3
-_LOOSE_NOISE: int = round(1e-3 * (1 << _SCALE))  # where a fit is only compared: ADR 14
+_NOISE = 1e-5  # largest noise on a gradient, PROTOCOLS.md section 3, step 3
+_LOOSE_NOISE = 1e-3  # where a fit is only compared: ADR 14
 
 
 @dataclass(frozen=True)
@@ -133,11 +133,12 @@ class _Fit:
 class TrainingParty:
     """One party in the fit.
 
-    Args: table: own bins; rows: what the encryption of the rows left; label: 0/1 per training row, at the label owner;
-        before: what earlier attempts at this job, and earlier fits in it, used up; account: the gradients that own
-        training rows have been in, of every job, attempt and fit; row_sets: the sets of own rows that were trained on,
-        times features of another party; director: of the sequence, at the label owner;
-        after_fit: what is played after each fit, given its index and own partial logits of the training rows.
+    Args: table: own bins; rows: what the encryption of the rows left; label, weights: 0/1 and, in a weighted fit, the
+        weight per training row, at the label owner; before: what earlier attempts at this job, and earlier fits in it,
+        used up; account: the gradients that own training rows have been in, of every job, attempt and fit; row_sets:
+        the sets of own rows that were trained on, times features of another party; director: of the sequence, at the
+        label owner; after_fit: what is played after each fit, given its index and own partial logits of the training
+        rows.
     """
 
     def __init__(
@@ -151,6 +152,7 @@ class TrainingParty:
         entropy: Entropy,
         spent: SpentIndices,
         label: IntArray | None = None,
+        weights: SampleWeights | None = None,
         before: Spent | None = None,
         account: RowAccount | None = None,
         row_sets: RowAccount | None = None,
@@ -172,7 +174,12 @@ class TrainingParty:
         self._label = label
         self._is_holder = name in parties.share_holders
         self._leads = name == parties.label_owner
-        self._own = OwnDesign(table, intercept=self._leads)
+        self._weighting: Weighting | None = None
+        if weights is not None or rows.layout.weighted:
+            self._weighting = Weighting(name, parties, rows.layout, spent, weights)
+        self._scale = FEATURE_BITS + rows.layout.residual_bits
+        rate = None if weights is None or label is None else weights.rate(label)
+        self._own = OwnDesign(table, intercept=self._leads, rate=rate)
         self._design = self._own.columns
         self._shape = dict(table.shape)
         self._rows_budget = check_gradient_budget(table.rows, list(table.shape.values()))
@@ -190,7 +197,8 @@ class TrainingParty:
         self._iteration = 0  # of the training, over all its fits
         self._used = 0  # gradients and label sums
         self._used_by_fold: dict[int | None, int] = {}
-        self._last_shares: tuple[NDArray[np.uint32], RingArray] | None = None  # of the newest gradient, at the holders
+        # Batch, delta and shares of the newest gradient, at the holders.
+        self._last_shares: tuple[int, NDArray[np.uint32], RingArray] | None = None
         self._label_sums: dict[int | None, FloatArray] = {}
         self._done: list[_Fit] = []
         self._results: list[Coefficients] = []
@@ -209,6 +217,8 @@ class TrainingParty:
         )
         self._sums = MaskedSums(masks)
         yield from self._agree_on_budget()
+        if self._weighting is not None:
+            self._own.scale_curvature((yield from self._weighting.begin(seed, self._label)))
         yield from self._check_trace()
         crowd = max(d for party, d in self._shape.items() if party != self._name)
         pay_for_row_sets(self._row_sets, crowd * max(self._allowed.folds, 1), self._stands)
@@ -305,7 +315,7 @@ class TrainingParty:
         if self._is_holder:
             residual = np.zeros((self._layout.rows, 3), dtype=np.uint32)
         if self._label is not None:
-            residual = _only(label_offset(self._label, self._ring), self._plans.judged(fold))
+            residual = _only(self._weighted_offset(self._label), self._plans.judged(fold))
         sums = yield from self._transpose_product(column, column, residual)
         if not self._leads:
             yield from self._opened("label sums of own features over the rows of a fold, or over all", len(sums))
@@ -316,8 +326,13 @@ class TrainingParty:
         fold, index = fit.plan.fold, len(self._done)
         part = self._sums.parts("likelihood", index, [fixed(float(self._label_sums[fold] @ fit.block.weights))])
         share = 0
-        if self._last_shares is not None:
-            share = softplus_share(*self._last_shares, self._period, self._ring, self._plans.judged(fold))
+        judged = self._plans.judged(fold) if self._is_holder else None
+        if self._last_shares is not None and judged is not None:
+            batch, delta, shares = self._last_shares
+            terms = softplus_share(delta, shares, self._period, self._ring, judged)
+            share = self._ring.total(terms)
+            if self._weighting is not None:
+                share = yield from self._weighting.weigh_sum(batch, self._period, terms)
         if not self._leads:
             if self._is_holder:
                 own = self._ring.to_bytes(self._ring.from_integers([share]))
@@ -331,7 +346,11 @@ class TrainingParty:
         require(all(answer.masked == self._masked for answer in answers.values()))
         linear = self._sums.open(part, [answer.part for answer in answers.values()], 1)[0] / 2**PRODUCT_BITS
         yield from self._opened("log-likelihood of a fit over the rows of a fold, or over all", 1)
-        log_loss: float = softplus_sum(share, self._judged_rows(fold), self._period, self._ring) + linear
+        rows: float = self._judged_rows(fold)
+        if self._weighting is not None and judged is not None:
+            rows = self._weighting.total(judged)
+        even = softplus_sum(share, rows, self._period, self._ring, self._layout.residual_bits)
+        log_loss: float = even + linear
         return -log_loss
 
     def _report_signs(self, fit: _Fit) -> Script[dict[str, SignReport]]:
@@ -463,14 +482,16 @@ class TrainingParty:
         else:
             shares = yield from self._receive_corrections(batch)
         if plan.likelihood:
-            self._last_shares = (delta, shares)
+            self._last_shares = (batch, delta, shares)
         residual = residual_share(delta, shares, self._period, self._ring)
+        if self._weighting is not None:
+            residual = yield from self._weighting.weigh_shares(batch, self._period, residual)
         if self._label is not None:
-            residual = self._ring.add(residual, label_offset(self._label, self._ring))
+            residual = self._ring.add(residual, self._weighted_offset(self._label))
         return residual if plan.fold is None else _only(residual, self._plans.taken(plan.fold))
 
     def _transpose_product(
-        self, index: int, column: int, residual: RingArray | None, noise: int = _NOISE
+        self, index: int, column: int, residual: RingArray | None, noise: float = _NOISE
     ) -> Script[FloatArray]:
         """Steps 3 and 4: X_P^T d of the residual d that A and H_1 share, each share under its masks of `column`.
 
@@ -497,10 +518,15 @@ class TrainingParty:
         own = self._offline.subtrahend(column)
         return np.array(
             [
-                self._ring.lift(product + half - mask) / 2**_SCALE
+                self._ring.lift(product + half - mask) / 2**self._scale
                 for product, half, mask in zip(products, halves, own, strict=True)
             ]
         )
+
+    def _weighted_offset(self, label: IntArray) -> RingArray:
+        """At `A`: 1/2 - y, times the row's weight if it has one, shape (n, 3)."""
+        offset = label_offset(label, self._ring)
+        return offset if self._weighting is None else self._weighting.weigh(offset)
 
     def _take_column(self, fold: int | None) -> int:
         """The next column of masks, paid for and marked spent before anything under it is sent."""
@@ -568,6 +594,8 @@ class TrainingParty:
     def _receive_corrections(self, batch: int) -> Script[RingArray]:
         message = yield from receive(COORDINATOR, Corrections)
         require(message.index == batch and message.period == self._period)
+        if self._weighting is not None:
+            yield from self._weighting.receive_corrections(batch, self._period)
         terms = 20 if self._period == NARROW else 40
         return self._ring.from_bytes(message.shares, (2 * terms, self._layout.rows))
 
@@ -586,8 +614,9 @@ class TrainingParty:
     def _opened(self, what: str, numbers: int) -> Script[None]:
         yield Opened((Learned(what, numbers),))
 
-    def _noise(self, most: int) -> int:
-        return uniform_below(2 * most + 1, self._entropy) - most
+    def _noise(self, most: float) -> int:
+        largest: int = round(most * (1 << self._scale))
+        return uniform_below(2 * largest + 1, self._entropy) - largest
 
     def _result(self, fit: _Fit) -> Coefficients:
         weights, intercept = fit.block.weights, None

@@ -38,21 +38,24 @@ def softplus_coefficients(period: int) -> IntArray:
 
 def softplus_share(
     delta: NDArray[np.uint32], shares: RingArray, period: int, ring: Ring, rows: NDArray[np.bool_]
-) -> int:
-    """One holder's share of sum s(z) - a_0 over `rows` at 2^40, in [0, 2^l).
+) -> RingArray:
+    """One holder's share of s(z) - a_0 at 2^40, zero outside `rows`; shape (n, 3).
 
-    delta, shares: as in `residual_share`. Headroom: n (|s| + a_0) 2^40 < 2^(l-1).
+    delta, shares: as in `residual_share`.
     """
     sines, cosines = harmonics(delta[rows], period)
     a = softplus_coefficients(period)[1:, None]
     shift = 2 * TABLE_BITS - SHARE_BITS
     constants = np.concatenate([-rounded_shift(a * sines, shift), rounded_shift(a * cosines, shift)])
-    per_row = ring.combine(constants, shares[:, rows])
-    ones = np.ones((len(per_row), 1), dtype=np.int64)
-    return ring.transpose_product(ones, per_row)[0]
+    per_row = np.zeros((len(rows), shares.shape[2]), dtype=np.uint32)
+    per_row[rows] = ring.combine(constants, shares[:, rows])
+    return per_row
 
 
-def softplus_sum(shares: int, rows: int, period: int, ring: Ring) -> float:
-    """sum s(z) over `rows` rows. shares: the sum of the two holders' shares."""
+def softplus_sum(shares: int, rows: float, period: int, ring: Ring, bits: int = RESIDUAL_BITS) -> float:
+    """sum s(z) over `rows` rows, or the sum of w s(z) over rows whose weights sum to `rows`.
+
+    shares: the sum of the two holders' shares of all rows at 2^bits. Headroom: n (|s| + a_0) 2^40 < 2^(l-1).
+    """
     constant = int(softplus_coefficients(period)[0]) / (1 << TABLE_BITS)
-    return ring.lift(shares) / (1 << RESIDUAL_BITS) + rows * constant
+    return ring.lift(shares) / (1 << bits) + rows * constant

@@ -53,7 +53,7 @@ class Moments:
     """Exact second moments over [1, X_A, X_H1, ..., X_Hk], every column an integer at 2^16, the intercept's 2^16.
 
     columns: (party, index of its model feature), the first ('', 0) for the intercept; gram: X^T X, or X^T W X with
-    weights at 2^26; response: X^T W y_w with w y_w at 2^26, or None without weights.
+    weights at 2^weight_bits; response: X^T W y_w with w y_w at 2^weight_bits, or None without weights.
     """
 
     kind: MomentKind
@@ -61,11 +61,12 @@ class Moments:
     columns: tuple[tuple[str, int], ...]
     gram: tuple[tuple[int, ...], ...] = field(repr=False)
     response: tuple[int, ...] | None = field(default=None, repr=False)
+    weight_bits: int = WEIGHT_BITS
 
     @property
     def matrix(self) -> FloatArray:
         """X^T X or X^T W X in units of WOE, shape (D, D)."""
-        scale = 1 << (2 * FEATURE_BITS + (WEIGHT_BITS if self.kind is MomentKind.WEIGHTED else 0))
+        scale = 1 << (2 * FEATURE_BITS + (self.weight_bits if self.kind is MomentKind.WEIGHTED else 0))
         return np.array([[value / scale for value in row] for row in self.gram])
 
     @property
@@ -76,7 +77,7 @@ class Moments:
         """
         if self.response is None:
             raise LocalProtocolError("MOMENTS_KIND", "moments without weights have no working response")
-        return np.array([value / (1 << (FEATURE_BITS + WEIGHT_BITS)) for value in self.response])
+        return np.array([value / (1 << (FEATURE_BITS + self.weight_bits)) for value in self.response])
 
 
 class LabelOwner:
@@ -138,8 +139,11 @@ class LabelOwner:
             yield from self._receive_blocks(party)
         yield from self._receive_pairs()
         self._check_gram()
-        response = tuple(self._response) if self._working is not None else None
-        return Moments(self._kind, self._table.rows, self._columns, tuple(map(tuple, self._gram)), response)
+        gram = tuple(map(tuple, self._gram))
+        if self._working is None:
+            return Moments(self._kind, self._table.rows, self._columns, gram)
+        response = tuple(self._response)
+        return Moments(self._kind, self._table.rows, self._columns, gram, response, self._working.bits)
 
     # -- own columns ------------------------------------------------------------------------------------------------
 

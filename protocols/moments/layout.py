@@ -6,6 +6,7 @@ rounding of these is exact.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -17,7 +18,7 @@ from protocols.fixed_point import FEATURE_BITS, FEATURE_LIMIT, STATISTICAL_BITS,
 from protocols.messages import require
 from protocols.sharing import Entropy, uniform_below
 
-WEIGHT_BITS = 26  # weight 1 is 2^26
+WEIGHT_BITS = 26  # weight 1 is 2^26; less where sample weights make larger ones
 LARGEST_WEIGHT = (1 << (WEIGHT_BITS - 2)) - 1  # p (1 - p) <= 1/4; the largest odd integer below 2^24
 LARGEST_RESPONSE = 1 << (WEIGHT_BITS + 1)  # |w z + y - p| < 2
 _LIMB_BITS = 16
@@ -35,13 +36,15 @@ class MomentKind(Enum):
 
 @dataclass(frozen=True)
 class WorkingResponse:
-    """Weights w = p (1 - p), odd integers in [1, 2^24), and w y_w = w z + y - p, integers below 2^27; at 2^26, (n,).
+    """Weights w = p (1 - p), odd integers in [1, 2^24), and w y_w = w z + y - p, integers below 2^27; at 2^bits, (n,).
 
-    Odd, because a ciphertext raised to an even power has Jacobi symbol 1 (docs/protocols/moments.md).
+    With sample weights both are that much larger, and at fewer bits if they do not fit. Odd, because a ciphertext
+    raised to an even power has Jacobi symbol 1 (docs/protocols/moments.md).
     """
 
     weights: IntArray = field(repr=False)
     responses: IntArray = field(repr=False)
+    bits: int = WEIGHT_BITS
 
     def __post_init__(self) -> None:
         w, u = self.weights, self.responses
@@ -50,20 +53,23 @@ class WorkingResponse:
             raise LocalProtocolError("LOGITS_INVALID", "a weight is not odd or a working response out of range")
 
     @classmethod
-    def of_fit(cls, logits: FloatArray, label: IntArray) -> WorkingResponse:
+    def of_fit(cls, logits: FloatArray, label: IntArray, sample_weights: FloatArray | None = None) -> WorkingResponse:
         """The quadratic approximation of the log-likelihood at `logits`, shape (n,); label: 0/1.
 
+        Args: sample_weights: of the rows, where the fit has them; the scale follows from the largest, nothing else.
         Raises: LocalProtocolError LOGITS_INVALID: not one finite logit a label.
         """
-        if logits.shape != label.shape or logits.ndim != 1 or not np.all(np.isfinite(logits)):
+        s = np.ones(label.shape) if sample_weights is None else sample_weights
+        if not logits.shape == label.shape == s.shape or logits.ndim != 1 or not np.all(np.isfinite(logits)):
             raise LocalProtocolError("LOGITS_INVALID", "the working response needs one finite logit a label")
+        bits = WEIGHT_BITS - max(0, math.ceil(math.log2(float(s.max()))))
         z = np.clip(logits, -40.0, 40.0)
         p = 1 / (1 + np.exp(-z))
-        unit = float(1 << WEIGHT_BITS)
-        weights = 2 * np.floor(p * (1 - p) * unit / 2).astype(np.int64) + 1
+        unit = float(1 << bits)
+        weights = 2 * np.floor(s * p * (1 - p) * unit / 2).astype(np.int64) + 1
         weights = np.clip(weights, 1, LARGEST_WEIGHT)
-        responses = np.rint(weights * z + (label - p) * unit).astype(np.int64)
-        return cls(weights, responses)
+        responses = np.rint(weights * z + s * (label - p) * unit).astype(np.int64)
+        return cls(weights, responses, bits)
 
 
 @dataclass(frozen=True)

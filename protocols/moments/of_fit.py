@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from protocols.binning.table import BinningTable
 from protocols.errors import LocalProtocolError
-from protocols.fixed_point import IntArray
+from protocols.fixed_point import FloatArray, IntArray
 from protocols.messages import require
 from protocols.moments.label_owner import LabelOwner, Moments
 from protocols.moments.layout import MomentKind, WorkingResponse
@@ -35,7 +35,8 @@ class MomentsOfFit:
     """One party's part.
 
     request: names the fit, in masks and messages; table: of the features in the fit; context: as of `LabelOwner`;
-    label: 0/1 a training row, at the label owner; willing: false where this party has no need of moments.
+    label, sample_weights: 0/1 and, in a weighted fit, the weight a training row, at the label owner; willing: false
+    where this party has no need of moments.
     """
 
     name: str
@@ -50,6 +51,7 @@ class MomentsOfFit:
     label: IntArray | None = field(default=None, repr=False)
     minimum_key_bits: int = 2048
     willing: bool = True
+    sample_weights: FloatArray | None = field(default=None, repr=False)
 
     def lead(self, logits: IntArray | None) -> Script[Moments | None]:
         """The label owner's part; None: one of the parties may not.
@@ -64,7 +66,7 @@ class MomentsOfFit:
         working = None
         if logits is not None:
             total = yield from open_logits(self.parties, self.request, logits)
-            working = WorkingResponse.of_fit(total / LOGIT_UNITS, self.label)
+            working = WorkingResponse.of_fit(total / LOGIT_UNITS, self.label, self.sample_weights)
         return (
             yield from LabelOwner(
                 self.parties,

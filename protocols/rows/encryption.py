@@ -47,7 +47,7 @@ class RowEncryption:
 
     Args: name: this party; rows: n, the training rows; features: how many this party brings; key_bits: of each modulus;
         context: what the key proof is bound to (contract hash and job); label: 0/1 per row, at the label owner only;
-        minimum_key_bits: lower only in tests.
+        weighted: whether the fit will be; minimum_key_bits: lower only in tests.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class RowEncryption:
         context: bytes,
         entropy: Entropy,
         label: IntArray | None = None,
+        weighted: bool = False,
         minimum_key_bits: int = 2048,
     ) -> None:
         if (name == parties.label_owner) != (label is not None):
@@ -69,7 +70,7 @@ class RowEncryption:
         self._parties = parties
         self._rows = rows
         self._features = features
-        self._layout = SlotLayout.of_job(rows, key_bits)
+        self._layout = SlotLayout.of_job(rows, key_bits, weighted=weighted)
         self._context = context
         self._entropy = entropy
         self._label = label

@@ -357,6 +357,36 @@ def test_an_existing_score_that_is_no_number_is_refused(read) -> None:
     assert refusal(read, DATED.replace(",710", ",high"), JUDGED).code == "NUMBER_INVALID"
 
 
+WEIGHED = """id,y,turnover,staff,age,times
+a1,0,10.5,3,1,1
+a2,1,,4,2,2
+a3,0,-2e3,5,3,3.5
+a4,0,0,6,4,4
+"""
+BY_TIMES = '[parties.bank]\nweight_column = "times"\n'
+
+
+def test_sample_weights_are_the_label_owners_and_no_feature(read) -> None:
+    table, _ = read(WEIGHED, BY_TIMES)
+    assert table.weights.tolist() == [1.0, 2.0, 3.5, 4.0]
+    assert table.take(np.array([3, 1])).weights.tolist() == [4.0, 2.0]
+    assert [c.name for c in table.columns] == ["turnover", "staff", "age"]
+    assert read(WEIGHED)[0].weights is None
+    provider, _ = read(WEIGHED, BY_TIMES, label=None)
+    assert provider.weights is None
+    assert "times" not in [c.name for c in provider.columns]
+    assert refusal(read, WEIGHED + "a1,0,10.5,3,1,9\n", BY_TIMES).code == "DUPLICATE_IDS"
+    assert refusal(read, WEIGHED, BY_TIMES.replace("times", "weight")).code == "COLUMN_MISSING"
+
+
+@pytest.mark.parametrize("weight", ["", "0", "-1", "inf", "nan", "heavy"])
+def test_a_row_without_a_positive_weight_is_refused_with_a_count_and_no_value(read, weight: str) -> None:
+    error = refusal(read, WEIGHED.replace("3.5", weight), BY_TIMES)
+    assert error.code == "WEIGHT_INVALID"
+    assert "1 row" in error.message
+    assert not weight or weight not in error.message.replace("1 row", "")
+
+
 def test_rows_of_one_id_with_dates_in_two_samples_differ(read) -> None:
     text = DATED + "a1,0,10.5,3,1,2024-05-05,600\n"
     assert refusal(read, text, JUDGED).code == "DUPLICATE_IDS"

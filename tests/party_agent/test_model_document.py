@@ -105,6 +105,16 @@ def chapters(page: str) -> dict[str, str]:
     return {name: re.sub(r"<[^>]*>", " ", body).replace("\u00a0", " ") for name, body in parts}
 
 
+def test_a_weighted_fit_is_said_to_be_one(tmp_path: Path) -> None:
+    recipe = load_recipe("[model]\nweighted = true").canonical().decode()
+    folder = job_of(tmp_path / "job", "bank", recipe)
+    weights = {"effective_rows": 3120.4, "bad_rate": 0.031, "plain_bad_rate": 0.25}
+    folder.write_json("report.json", made_up_party_report("bank") | {"weights": weights})
+    methods = chapters(render(folder, NOTES))["Methods"]
+    assert "3,120 effective rows; bad rate 3.10% by weight, 25.00% by count" in methods.replace(" %", "%")
+    assert "sample weights" not in chapters(render(job_of(tmp_path / "plain", "bank"), NOTES))["Methods"]
+
+
 def test_every_chapter_is_there_and_says_what_the_job_found(folder: Folder) -> None:
     page = render(folder, NOTES)
     Page(page)

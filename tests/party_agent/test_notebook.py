@@ -213,7 +213,7 @@ def test_the_private_folder_is_gone_and_no_id_is_in_a_log(fitted: Fitted) -> Non
     assert not fitted.place.exists()
     logs = [path.read_text(encoding="utf-8") for path in fitted.folder.glob("*/*.jsonl")]
     assert len(logs) >= len(NAMES)
-    assert not [name for name in cells.row_ids(len(fitted.frame)) if any(name in log for log in logs)]
+    assert not [name for name in cells.row_ids(range(len(fitted.frame))) if any(name in log for log in logs)]
 
 
 @pytest.mark.process
@@ -424,6 +424,40 @@ def test_parameters_that_do_not_fit_are_refused_before_anything_starts(
     assert refused.value.code == code
 
 
+def test_sample_weights_go_to_the_label_owner_alone_and_rows_of_weight_zero_to_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written: dict[str, str] = {}
+
+    class StartedError(ConcordatError):
+        pass
+
+    def look(_: str, words: list[str], folder: Path) -> None:
+        parties = [words[i + 1].split("=") for i, word in enumerate(words) if word == "--party"]
+        written.update({name: Path(path).read_text() for name, path in parties})
+        written["recipe"] = Path(words[words.index("--recipe") + 1]).read_text()
+        raise StartedError("STARTED", "")
+
+    monkeypatch.setattr(estimator, "run", look)
+    frame = pd.DataFrame({"a": np.arange(2000.0), "b": 1.0, "weight": 2.0})
+    label, weights = np.arange(2000) % 2, np.where(np.arange(2000) < 3, 0.0, 0.5)
+    with pytest.raises(StartedError):
+        JointScorecard({"bureau": ["b"]}).fit(frame, label, sample_weight=weights)
+    header, first, *_ = lines = written["bank"].splitlines()
+    assert len(lines) == 1998
+    assert header.split(",") == ["row", "label", "weight_", "a", "weight"]
+    assert first == "R000000003,1,0.5,3,2"
+    assert written["bureau"].splitlines()[0] == "row,b"
+    assert len(written["bureau"].splitlines()) == 1998
+    recipe = load_recipe(written["recipe"])
+    assert (recipe.model.weighted, recipe.columns_of("bank").weight_column) == (True, "weight_")
+    for wrong in ([1.0], np.full(2000, -1.0), np.full(2000, np.nan), np.zeros(2000)):
+        with pytest.raises(ConcordatError, match="WEIGHT_INVALID"):
+            JointScorecard({"bureau": ["b"]}).fit(frame, label, sample_weight=wrong)
+    with pytest.raises(ConcordatError, match="LABEL_CONSTANT"):
+        JointScorecard({"bureau": ["b"]}).fit(frame, label, sample_weight=label)
+
+
 def test_cells_are_written_so_that_reading_them_gives_the_same_values() -> None:
     numbers = [0.1, -0.0, 1e300, 5e-324, 3.0, 2.0**53, np.nan]
     assert cells.text_of(pd.Series(numbers)) == ["0.1", "0", "1e+300", "5e-324", "3", "9007199254740992.0", None]
@@ -474,6 +508,12 @@ EXPECTED = {
     "check_n_features_in_after_fitting": GUARD,
     "check_positive_only_tag_during_fit": GUARD,
     "check_readonly_memmap_input": GUARD,
+    "check_sample_weight_equivalence_on_dense_data": GUARD,
+    "check_sample_weights_list": GUARD,
+    "check_sample_weights_not_an_array": LABELS,
+    "check_sample_weights_not_overwritten": LABELS,
+    "check_sample_weights_pandas_series": LABELS,
+    "check_sample_weights_shape": LABELS,
     "check_supervised_y_2d": GUARD,
     "check_transformer_data_not_an_array": GUARD,
     "check_transformer_general": GUARD,

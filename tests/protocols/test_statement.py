@@ -18,6 +18,7 @@ from protocols.logistic.messages import (
     BatchRequest,
     CoefficientSigns,
     Corrections,
+    CurvatureScale,
     DealerSeed,
     FoldOfRows,
     GradientShare,
@@ -27,11 +28,14 @@ from protocols.logistic.messages import (
     LikelihoodShare,
     LogitRange,
     MaskedBinSums,
+    MaskedFactors,
     MaskedLogits,
     MaskedProducts,
     MaskedResidual,
+    MaskedWeights,
     NextFit,
     PreconditionerTrace,
+    ProductCorrections,
     TrainingSize,
 )
 from protocols.messages import Bounds, Message
@@ -149,6 +153,12 @@ READABLE: dict[type[Message], Callable[[Any], list[Account]]] = {
     LikelihoodShare: lambda m: [Account("share of a sum over rows", "masked", 1)],
     LikelihoodPart: lambda m: masked_or_not("the peer's part of a log-likelihood", 1, m.masked),
     CoefficientSigns: signs,
+    MaskedWeights: lambda m: [Account("sample weights under a fresh uniform mask", "masked", 1)],
+    CurvatureScale: lambda m: [
+        Account("what sample weights multiply the curvature by, to a power of two", "opened", 1)
+    ],
+    ProductCorrections: lambda m: [Account("batches of shares of products of uniform masks", "masked", 1)],
+    MaskedFactors: lambda m: [Account("share of what is to be weighted under a fresh uniform mask", "masked", 1)],
 }
 KINDS = {kind.__name__: kind for kind in READABLE}
 

@@ -38,13 +38,21 @@ def information_value(rows: Sequence[int], bads: Sequence[int]) -> float:
     return round(sum((good - bad) * math.log(good / bad) for good, bad in shares), 3)
 
 
-def objective(w: Floats, x: Floats, y: Integers, l2: float) -> float:
-    """Summed log loss plus l2/2 |w|^2 without the intercept, the first column of x."""
+def objective(w: Floats, x: Floats, y: Integers, l2: float, weights: Floats | float = 1.0) -> float:
+    """Summed log loss, each row times its weight, plus l2/2 |w|^2 without the intercept, the first column of x."""
     z = x @ w
-    return float(np.sum(np.logaddexp(0, z) - y * z) + 0.5 * l2 * np.sum(w[1:] ** 2))
+    return float(np.sum(weights * (np.logaddexp(0, z) - y * z)) + 0.5 * l2 * np.sum(w[1:] ** 2))
 
 
-def damped_newton(x: Floats, y: Integers, l2: float, *, tolerance: float = 1e-11, most: int = 200) -> Floats:
+def damped_newton(
+    x: Floats,
+    y: Integers,
+    l2: float,
+    *,
+    weights: Floats | float = 1.0,
+    tolerance: float = 1e-11,
+    most: int = 200,
+) -> Floats:
     """The minimiser of `objective`: Newton steps, each halved until the objective falls enough (Armijo).
 
     Raises: ArithmeticError: no convergence.
@@ -55,13 +63,16 @@ def damped_newton(x: Floats, y: Integers, l2: float, *, tolerance: float = 1e-11
     w[0] = math.log(y.mean() / (1 - y.mean()))
     for _ in range(most):
         p = 1 / (1 + np.exp(-(x @ w)))
-        gradient = x.T @ (p - y) + penalty * w
-        hessian = (x.T * (p * (1 - p))) @ x + np.diag(penalty)
+        gradient = x.T @ (weights * (p - y)) + penalty * w
+        hessian = (x.T * (weights * p * (1 - p))) @ x + np.diag(penalty)
         step = np.linalg.solve(hessian, gradient)
         if np.abs(step).max() < tolerance:
             return w
-        now, length = objective(w, x, y, l2), 1.0
-        while objective(w - length * step, x, y, l2) > now - 1e-4 * length * gradient @ step and length > 1e-8:
+        now, length = objective(w, x, y, l2, weights), 1.0
+        rounding = 1e-13 * abs(now)
+        while length > 1e-8:
+            if objective(w - length * step, x, y, l2, weights) <= now + rounding - 1e-4 * length * gradient @ step:
+                break
             length /= 2
         w = w - length * step
     raise ArithmeticError("the twin did not converge")
