@@ -316,6 +316,19 @@ def test_each_version_costs_label_counts_before_it_is_returned(job_of: Callable[
     assert woe == sum(account.costs) + 2
 
 
+def test_more_bins_cost_more_where_the_fit_will_be_weighted(job_of: Callable[[int], Job]) -> None:
+    job = job_of(1)
+    wishes = [Change("bureau_0", {"max_bins": 2}), Change("bureau_0", {"max_bins": 4})]
+    costs = []
+    for weighted in (False, True):
+        played = review(job, {"bureau": wishes}, recipe={**RECIPE, "model": {"weighted": weighted}})
+        bins = [len(set(merge_map)) for _, merge_map in played.ended["bureau"].state.given["bureau_0"][1:]]
+        assert played.desks["bureau"].answers == ["", "", ""]
+        costs.append(played.tables["bank"].label_cost)
+    assert bins[0] == 2 < bins[1]
+    assert costs[1] - costs[0] == bins[1] - 2  # beside what the gate took for the weighted sums of the first version
+
+
 # -- refused -----------------------------------------------------------------------------------------------------------
 
 

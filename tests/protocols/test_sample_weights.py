@@ -72,7 +72,7 @@ def fitted(providers: int) -> Job:
     return play_job(weighted(consortium(providers), f"weighted {providers}", rules=FitRules(l2=0.0)))
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=lambda k: f"k={k}")
+@pytest.fixture(scope="module", params=[1, 2, 3], ids=lambda k: f"k={k}")
 def job(request: pytest.FixtureRequest) -> Job:
     return fitted(request.param)
 
@@ -262,9 +262,16 @@ def test_the_dealers_products_are_shares_of_products_of_what_it_dealt(job: Job) 
         assert total == [x * y % ring.modulus for x, y in zip(a, b, strict=True)]
         whole = product_corrections(owner, holder, sent.index, sent.period, n, ring)
         assert ring.to_bytes(whole[n:]) == sent.total
+
+
+def test_a_batch_of_a_period_that_is_left_is_discarded_with_its_products(job: Job) -> None:
+    wide = job.fit["bank"].period == 64
+    assert wide >= (len(job.parties.providers) == 3)  # there at least the logits leave [-12, 12]
     batches = {f.message(ProductCorrections).index for f in job.stages.network.sent(ProductCorrections)}
     requests = [f.message(BatchRequest) for f in job.stages.network.sent(BatchRequest)]
     assert batches == {request.index for request in requests if not request.ended}
+    used = [f.message(MaskedFactors).index for f in job.stages.network.sent(MaskedFactors)]
+    assert len(set(used)) == len(used) == len(batches) - wide
 
 
 def test_a_fit_without_weights_sends_none_of_these_messages_and_keeps_its_ring(job_of: Callable[[int], Job]) -> None:
