@@ -28,6 +28,7 @@ from coordinator.certificates import Authority, CertificateFiles, create_identit
 from coordinator.dealing import start_dealer
 from coordinator.relay import Relay
 from protocols.contract import (
+    ALIGNMENTS,
     MOMENTS,
     USUAL_ALGORITHMS,
     Caps,
@@ -206,7 +207,7 @@ class Simulation:
             outputs=tuple(sorted(set(recipe.open))),
             valid_from=now - 60,
             valid_until=now + 3650 * 86_400,
-            algorithms=tuple(sorted({*USUAL_ALGORITHMS, *([MOMENTS] if recipe.opens_moments else [])})),
+            algorithms=_algorithms(recipe),
         )
         signed = SignedContract(contract, ())
         for name in self._everyone:
@@ -441,6 +442,12 @@ def check_parity(simulation: Simulation) -> dict[str, Any]:
         raise DataError("TWIN_FAILED", "the pooled twin could not be fitted", "see coordinator/twin.txt")
     parity: dict[str, Any] = answer["parity"]
     return parity
+
+
+def _algorithms(recipe: Recipe) -> tuple[str, ...]:
+    """What a simulation's contract allows: the usual, and what its recipe asks for."""
+    asked = {ALIGNMENTS[recipe.alignment.engine], *([MOMENTS] if recipe.opens_moments else [])}
+    return tuple(sorted({*USUAL_ALGORITHMS, *asked}))
 
 
 def _listen(name: str, item: _Process, on_event: OnEvent) -> None:

@@ -479,7 +479,7 @@ class TrainingJob(Stages):
             finished=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
             parties=self._parties,
             alignment=report.AlignmentSummary(
-                len(label), "ecdh", self.seconds["align"], dict(aligned.alignment.set_sizes)
+                len(label), self._recipe.alignment.engine, self.seconds["align"], dict(aligned.alignment.set_sizes)
             ),
             training=report.TrainingSummary(
                 n=bins.rows,

@@ -95,6 +95,7 @@ def check_recipe(recipe: Recipe, contract: Contract) -> None:
     """The recipe asks for nothing that the contract does not allow."""
     caps = contract.caps
     contract.check_key_bits(recipe.keys.bits)
+    contract.check_alignment(recipe.alignment.engine)
     contract.check_binning(recipe.binning.method)
     if recipe.opens_moments:
         contract.check_moments()

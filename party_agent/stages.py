@@ -26,7 +26,7 @@ from protocols.messages import Bounds
 from protocols.psi.alignment import Alignment
 from protocols.psi.blinding import Context
 from protocols.psi.label_owner import LabelOwner as AligningOwner
-from protocols.psi.messages import STEPS as ALIGN_STEPS
+from protocols.psi.messages import STEPS_OF as ALIGN_STEPS_OF
 from protocols.psi.provider import Provider as AligningProvider
 from protocols.recipe import Recipe
 from protocols.resumption import STAGE as RESUME_STAGE
@@ -191,7 +191,7 @@ class Stages:
     def align(self, table: Table, *, training_share: float, minimum: int) -> AlignedTable:
         """Private set intersection; own rows in the common order."""
         context = Context(self._contract.hash(), self._seat.agreement.job.job)
-        largest = self._contract.caps.maximum_set_size
+        largest, engine = self._contract.caps.maximum_set_size, self._recipe.alignment.engine
         self._contract.check_set_size(len(table.ids))
         if self.leads:
             script = AligningOwner(
@@ -204,14 +204,15 @@ class Stages:
                 minimum,
                 largest,
                 None if table.late is None else ~table.late,
+                engine,
             ).play()
         else:
             script = AligningProvider(
-                self._seat.name, table.ids, self._parties, context, self._seat.entropy, minimum, largest
+                self._seat.name, table.ids, self._parties, context, self._seat.entropy, minimum, largest, engine
             ).play()
         alignment = self.once(
             "align",
-            lambda: self.play("align", ALIGN_STEPS, script),
+            lambda: self.play("align", ALIGN_STEPS_OF[engine], script),
             artefacts.alignment_to,
             artefacts.alignment_from,
         )

@@ -36,6 +36,54 @@ class DoublyBlindedIds(_message.Message):
     points: bytes
     def __init__(self, points: _Optional[bytes] = ...) -> None: ...
 
+class SetOpening(_message.Message):
+    __slots__ = ("size", "commitment")
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    COMMITMENT_FIELD_NUMBER: _ClassVar[int]
+    size: int
+    commitment: bytes
+    def __init__(self, size: _Optional[int] = ..., commitment: _Optional[bytes] = ...) -> None: ...
+
+class SeedReveal(_message.Message):
+    __slots__ = ("seed", "opening")
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    OPENING_FIELD_NUMBER: _ClassVar[int]
+    seed: bytes
+    opening: bytes
+    def __init__(self, seed: _Optional[bytes] = ..., opening: _Optional[bytes] = ...) -> None: ...
+
+class BaseAnswers(_message.Message):
+    __slots__ = ("answers", "restart")
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    RESTART_FIELD_NUMBER: _ClassVar[int]
+    answers: bytes
+    restart: int
+    def __init__(self, answers: _Optional[bytes] = ..., restart: _Optional[int] = ...) -> None: ...
+
+class TransferColumns(_message.Message):
+    __slots__ = ("columns",)
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    columns: bytes
+    def __init__(self, columns: _Optional[bytes] = ...) -> None: ...
+
+class BinRows(_message.Message):
+    __slots__ = ("rows",)
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    rows: bytes
+    def __init__(self, rows: _Optional[bytes] = ...) -> None: ...
+
+class TagEntries(_message.Message):
+    __slots__ = ("entries",)
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    entries: bytes
+    def __init__(self, entries: _Optional[bytes] = ...) -> None: ...
+
+class MatchedHandles(_message.Message):
+    __slots__ = ("handles",)
+    HANDLES_FIELD_NUMBER: _ClassVar[int]
+    handles: bytes
+    def __init__(self, handles: _Optional[bytes] = ...) -> None: ...
+
 class CommonRows(_message.Message):
     __slots__ = ("positions", "training_rows")
     POSITIONS_FIELD_NUMBER: _ClassVar[int]

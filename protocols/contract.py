@@ -34,9 +34,18 @@ NONCE_BYTES = 16
 MEMBER_ROLES = (Role.LABEL_OWNER, Role.PROVIDER, Role.COORDINATOR)
 
 ALIGN, BIN, TRAIN, SCORE = "align-ecdh", "bin-chimerge", "train-logistic", "score-points"
+KKRT = "align-kkrt"  # the engine for large sets: our own oblivious transfer extension, so a contract must name it
+ALIGNMENTS = {"ecdh": ALIGN, "kkrt": KKRT}  # by engine of the recipe
 MOMENTS = "moments-exact"  # opens second moments over the features of all parties to the label owner
 BINNINGS = {"chimerge": BIN, "optimal": "bin-optimal", "quantile": "bin-quantile"}  # by method of the recipe
-ALGORITHMS = (ALIGN, *BINNINGS.values(), MOMENTS, SCORE, TRAIN)  # what a contract may allow, in alphabetical order
+ALGORITHMS = (
+    ALIGN,
+    KKRT,
+    *BINNINGS.values(),
+    MOMENTS,
+    SCORE,
+    TRAIN,
+)  # what a contract may allow, in alphabetical order
 USUAL_ALGORITHMS = (ALIGN, *BINNINGS.values(), SCORE, TRAIN)  # what it allows if it names none
 
 _LARGEST_INTEGER = (1 << 53) - 1  # every JSON reader agrees up to here
@@ -263,13 +272,19 @@ class Contract:
 
     def check_algorithms(self, kind: JobKind) -> None:
         """Raise unless a job of this kind may be run."""
-        needed = {ALIGN, SCORE} | ({TRAIN} if kind is JobKind.TRAIN else set())
+        needed = {SCORE} | ({TRAIN} if kind is JobKind.TRAIN else set())
         binned = kind is not JobKind.TRAIN or bool(self.binnings)
+        aligned = not set(ALIGNMENTS.values()).isdisjoint(self.algorithms)
         self._check(
-            binned and needed <= set(self.algorithms),
+            aligned and binned and needed <= set(self.algorithms),
             "ALGORITHM_NOT_ALLOWED",
             "the contract does not allow this kind of job",
         )
+
+    def check_alignment(self, engine: str) -> None:
+        """Raise unless ids may be intersected by this engine."""
+        allowed = ALIGNMENTS[engine] in self.algorithms
+        self._check(allowed, "ALGORITHM_NOT_ALLOWED", "the contract does not allow this engine of alignment")
 
     @property
     def binnings(self) -> frozenset[str]:

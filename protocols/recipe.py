@@ -64,6 +64,16 @@ class _Section(BaseModel):
 S = TypeVar("S", bound=BaseModel)
 
 
+class Alignment(_Section):
+    """How the ids that all parties have are found."""
+
+    engine: Literal["ecdh", "kkrt"] = Field(
+        default="ecdh",
+        description='"ecdh": Diffie-Hellman, simple to audit; "kkrt": oblivious transfer, for more than some 100,000 '
+        "ids. The contract must allow it.",
+    )
+
+
 class Sample(_Section):
     """Which rows train the scorecard and which judge it."""
 
@@ -518,6 +528,7 @@ class Recipe(_Section):
         'and points of all parties into the shared report, "dimensions" tells the label owner the points of every '
         "provider by dimension for every row; both are lines of the statement.",
     )
+    alignment: Alignment = Field(default_factory=Alignment)
     sample: Sample = Field(default_factory=Sample)
     binning: Binning = Field(default_factory=Binning)
     selection: Selection = Field(default_factory=Selection)

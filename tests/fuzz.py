@@ -404,8 +404,8 @@ _DAMAGE = (_cut, _drop, _flip, _flip, _overwrite, _insert, _splice, _repeat, _to
 # -- messages ----------------------------------------------------------------------------------------------------------
 
 TABLES: tuple[Sequence[Step], ...] = (
-    psi.STEPS, rows.STEPS, binning.STEPS, binning.REVIEW_STEPS, logistic.STEPS, moments.SCREEN_STEPS, moments.FIT_STEPS,
-    scoring.VALIDATE_STEPS, STATEMENT_STEPS, RESUMPTION_STEPS,
+    psi.STEPS, psi.KKRT_STEPS, rows.STEPS, binning.STEPS, binning.REVIEW_STEPS, logistic.STEPS, moments.SCREEN_STEPS,
+    moments.FIT_STEPS, scoring.VALIDATE_STEPS, STATEMENT_STEPS, RESUMPTION_STEPS,
 )  # fmt: skip
 
 

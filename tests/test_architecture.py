@@ -15,6 +15,7 @@ from protocols import statement
 from protocols.binning import messages as binning
 from protocols.logistic import messages as logistic
 from protocols.moments import messages as moments
+from protocols.psi import messages as psi
 from protocols.roles import Role
 from protocols.rows import messages as rows
 from protocols.scoring import messages as scoring
@@ -109,6 +110,7 @@ def test_no_error_is_swallowed_unnamed_and_no_file_is_a_drawer(path: Path) -> No
 # -- pages -------------------------------------------------------------------------------------------------------------
 
 PAGES: dict[str, tuple[Step, ...]] = {
+    "kkrt": psi.KKRT_STEPS,
     "rows": rows.STEPS,
     "binning": (*binning.STEPS, *binning.REVIEW_STEPS),
     "logistic": logistic.STEPS,

@@ -36,6 +36,7 @@ party_agent.__main__.mount_commands()
 APPS = {"concordat": coordinator.__main__.app, "concordat-party": party_agent.__main__.app}
 TABLES = (
     psi.STEPS,
+    psi.KKRT_STEPS,
     rows.STEPS,
     binning.STEPS,
     logistic.STEPS,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+Engine = Literal["ecdh", "kkrt"]
 IntArray = npt.NDArray[np.int64]
 
 

@@ -10,7 +10,7 @@ from protocols.errors import LocalProtocolError, SmallIntersectionError
 from protocols.group import SUITE, Blinder, check_points, hash_to_curve_x
 from protocols.messages import require
 from protocols.psi.alignment import IntArray
-from protocols.psi.identifiers import canonical_id
+from protocols.psi.identifiers import all_canonical
 from protocols.session import Progress, Script
 
 LARGEST_SET = 2**32 - 1  # positions travel as uint32; the contract's cap is far below
@@ -34,7 +34,7 @@ def dst(contract_hash: bytes, job: str, pair: tuple[str, str]) -> bytes:
 
 def check_own_ids(ids: Sequence[str]) -> None:
     """Raise LocalProtocolError unless `ids` are canonical, not empty and distinct; the dataset sees to that."""
-    if len(set(ids)) != len(ids) or not all(text and canonical_id(text) == text for text in ids):
+    if len(set(ids)) != len(ids) or not all_canonical(ids):
         raise LocalProtocolError("IDS_NOT_CANONICAL", "ids must be canonical, not empty and distinct before alignment")
 
 

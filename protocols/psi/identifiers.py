@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 _RESIDENT = re.compile(r"[0-9]{6}(18|19|20)[0-9]{2}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])[0-9]{3}[0-9X]")
 _RESIDENT_WEIGHTS = tuple(2 ** (17 - place) % 11 for place in range(17))
@@ -21,6 +22,17 @@ def canonical_id(text: str) -> str:
     '91106658CXCJ2D6UP4'
     """
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).upper()).strip()
+
+
+def all_canonical(ids: Sequence[str]) -> bool:
+    """Whether no id is empty and each is its own canonical form.
+
+    >>> all_canonical(["A1", "客户-2"]), all_canonical(["A1", "b2"]), all_canonical(["A 1 "]), all_canonical(["A", ""])
+    (True, False, False, False)
+    """
+    text = "\n".join(ids)
+    plain = text.isascii() and text.upper() == text and "\n".join(text.split()) == text  # the usual case: no blanks
+    return all(ids) and (plain or all(canonical_id(item) == item for item in ids))
 
 
 def check_character_valid(code: str) -> bool | None:

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from protocols.disclosure import Ledger
 from protocols.messages import Bounds
-from protocols.psi.alignment import Alignment
+from protocols.psi.alignment import Alignment, Engine
 from protocols.psi.blinding import Context
 from protocols.psi.label_owner import LabelOwner
-from protocols.psi.messages import STEPS
+from protocols.psi.messages import STEPS_OF
 from protocols.psi.provider import Provider
 from protocols.roles import Parties
 from protocols.session import MemoryNetwork, Script, Session, play_all
@@ -34,6 +34,7 @@ def run(
     ledgers: Mapping[str, Ledger] | None = None,
     network: MemoryNetwork | None = None,
     may_train: NDArray[np.bool_] | None = None,
+    engine: Engine = "ecdh",
 ) -> dict[str, Alignment]:
     """Play all parties; the alignment of each, by name.
 
@@ -46,7 +47,7 @@ def run(
     largest = max(len(own) for own in ids.values())
     bounds = Bounds(rows=largest, set_size=largest, features=0, key_bytes=0)
     ledgers = ledgers or {name: Ledger(name) for name in parties.all}
-    sessions = {name: Session(name, parties, STAGE, STEPS, bounds, ledgers[name]) for name in parties.all}
+    sessions = {name: Session(name, parties, STAGE, STEPS_OF[engine], bounds, ledgers[name]) for name in parties.all}
     owner = LabelOwner(
         ids[parties.label_owner],
         parties,
@@ -57,9 +58,10 @@ def run(
         minimum_intersection,
         bounds.set_size,
         may_train,
+        engine,
     )
     scripts: dict[str, Script[Alignment]] = {parties.label_owner: owner.play()}
     for name in parties.providers:
-        provider = Provider(name, ids[name], parties, context, entropy, minimum_intersection, bounds.set_size)
+        provider = Provider(name, ids[name], parties, context, entropy, minimum_intersection, bounds.set_size, engine)
         scripts[name] = provider.play()
     return play_all(scripts, sessions, network)

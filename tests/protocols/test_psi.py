@@ -26,7 +26,7 @@ from protocols.psi.alignment import Alignment
 from protocols.psi.blinding import Context, dst
 from protocols.psi.identifiers import canonical_id, check_character_valid
 from protocols.psi.label_owner import LabelOwner
-from protocols.psi.messages import STEPS, BlindedIds, CommonRows, DoublyBlindedIds
+from protocols.psi.messages import KKRT_STEPS, STEPS, BlindedIds, CommonRows, DoublyBlindedIds
 from protocols.psi.provider import Provider
 from protocols.psi.run import run
 from protocols.roles import Parties
@@ -36,6 +36,7 @@ DATA = Path(os.environ.get("CONCORDAT_DATA", Path(__file__).parents[2].parent / 
 CONTEXT = Context(hashlib.sha256(b"contract").digest(), "job-1")
 PROVIDERS = ("bureau", "tax", "utility")
 KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in (BlindedIds, DoublyBlindedIds, CommonRows)}
+OF_KKRT = {step.message.__name__ for step in KKRT_STEPS}
 Record = tuple[str, str, str, bytes]
 
 
@@ -71,7 +72,7 @@ class Recorder(MemoryNetwork):
 
             def append(self, item: tuple[str, str, bytes]) -> None:
                 stage, step, data = item
-                if change is not None and step in KINDS:
+                if change is not None and (step in KINDS or step in OF_KKRT):
                     data = change((*self._ends, step, data), recorder)
                 recorder.records.append((*self._ends, step, data))
                 super().append((stage, step, data))

@@ -54,6 +54,7 @@ PARTIES = Parties("bank", ("bureau", "tax", "utility"))
 BOUNDS = Bounds(rows=2000, set_size=2000, features=20, key_bytes=64)
 TABLES = {
     "align": psi.STEPS,
+    "align by kkrt": psi.KKRT_STEPS,
     "encrypt": rows.STEPS,
     "bin": binning.STEPS,
     "review": binning.REVIEW_STEPS,
