@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ BINS_FILE, ASK_FILE, ANSWER_FILE = "bins.json", "ask.json", "answer.json"
 TURN_S = 1.0  # a party that still thinks says so this often
 POLL_S = 0.1
 MOST_BYTES = 64 << 10
+_NUMBER = re.compile(r"[0-9a-f]{16}")
 STALE_S = 3600  # after its end, what still says that it is open belongs to a job that broke off
 
 
@@ -124,11 +126,9 @@ class FileDesk:
         if data is None:
             return None
         try:
-            return _parsed(data)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            self._settle(
-                "", DataError("ASK_MALFORMED", "the request is not one of `concordat-party bins`", "use that command")
-            )
+            return read_ask(data)
+        except DataError as error:
+            self._settle("", error)
             return None
 
     def _settle(self, number: str, refusal: ConcordatError | None, notes: Sequence[str] = ()) -> None:
@@ -137,19 +137,24 @@ class FileDesk:
         (self._folder.path / ASK_FILE).unlink(missing_ok=True)
 
 
-def _parsed(data: bytes) -> Ask:
-    """The wish in `data`; ValueError, KeyError or TypeError if it is none."""
-    if len(data) > MOST_BYTES:
-        raise ValueError
-    document = json.loads(data)
-    number, act, feature, given = (document[key] for key in ("number", "act", "feature", "given"))
-    if not isinstance(number, str) or not isinstance(feature, str) or not isinstance(given, dict):
-        raise TypeError
-    if act == "accept":
-        return Ask(number, Accept())
-    if act != "change":
-        raise ValueError
-    return Ask(number, Change(feature, given))
+def read_ask(data: bytes) -> Ask:
+    """The wish in `data`, which may be anything.
+
+    Raises: DataError: ASK_MALFORMED.
+    """
+    try:
+        document = json.loads(data) if len(data) <= MOST_BYTES else {}
+        number, act, feature, given = (document[key] for key in ("number", "act", "feature", "given"))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _ask_malformed() from error
+    sound = isinstance(number, str) and _NUMBER.fullmatch(number) is not None
+    if not sound or act not in ("accept", "change") or not isinstance(feature, str) or not isinstance(given, dict):
+        raise _ask_malformed()
+    return Ask(number, Accept() if act == "accept" else Change(feature, given))
+
+
+def _ask_malformed() -> DataError:
+    return DataError("ASK_MALFORMED", "the request is not one of `concordat-party bins`", "use that command")
 
 
 def shown_bins(view: View) -> dict[str, Any]:

@@ -54,14 +54,17 @@ from party_agent.dictionary import read_dictionary
 from party_agent.enrolment import create_institution
 from party_agent.local_policy import POLICY_FILE, read_policy
 from party_agent.peers import PeerBook
+from party_agent.rebinning import changed_rules
 from party_agent.report_page import render_shared
 from party_agent.rest_client import RestClient
+from party_agent.review_desk import read_ask
 from party_agent.scorecard import FeaturePoints, GradeTable, PointsTable, Scaling
 from party_agent.store import Folder
 from protocols import audit
 from protocols.audit_exchange import HeadNotice
 from protocols.binning import messages as binning
 from protocols.binning.prebins import FeatureKind, PreBinning
+from protocols.binning.review import Change
 from protocols.binning.table import BinnedFeature
 from protocols.contract import (
     Caps,
@@ -88,7 +91,7 @@ from protocols.moments import messages as moments
 from protocols.paillier import CiphertextReader
 from protocols.paillier_key import CHALLENGES, verify_public_key
 from protocols.psi import messages as psi
-from protocols.recipe import Recipe, load_recipe, recipe_from_canonical
+from protocols.recipe import FeatureRules, Recipe, load_recipe, recipe_from_canonical
 from protocols.recipe_text import default_recipe_text
 from protocols.resumption import STEPS as RESUMPTION_STEPS
 from protocols.roles import COORDINATOR, Parties, Role
@@ -935,8 +938,22 @@ def _files(folder: Path) -> Iterator[Target]:
 
     binned = own_model.features[0].binning
     yield Target("prebins", json_of(PreBinning.from_json), (encoded(binned.to_json()),))
+    wish = {
+        "number": "0123456789abcdef",
+        "act": "change",
+        "feature": "age",
+        "given": {"splits": [1, 2.5], "special": "own"},
+    }
+    groups = wish | {"given": {"groups": [["A", "B"], ["C"]], "missing_with": "A"}}
+    yield Target("review-ask", _ask, (encoded(wish), encoded(groups), encoded(wish | {"act": "accept"})))
     yield Target("points-table", json_of(PointsTable.from_json), (encoded(own_model.points.to_json()),))
     yield Target("grades", json_of(GradeTable.from_json), (encoded(GradeTable(("A", "B"), (600,)).to_json()),))
+
+
+def _ask(data: bytes) -> None:
+    wish = read_ask(data).wish
+    if isinstance(wish, Change):
+        changed_rules(FeatureRules(max_bins=4, missing="nearest"), wish.given)
 
 
 # -- what a lab answers ------------------------------------------------------------------------------------------------

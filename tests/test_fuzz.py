@@ -31,8 +31,8 @@ NAMES = (
     "recipe-canonical", "catalogue", "token", "signed-request", "audit-line", "audit-body", "audit-log", "audit-head",
     "audit-receipt", "audit-notice",
     "dictionary-toml", "dictionary-csv", "policy", "contract-draft", "agent-settings", "lab-settings", "csv", "csv-ids",
-    "parquet", "model", "checkpoint", "prebins", "points-table", "grades", "lab-answers", "api-body", "api-document",
-    "api-path", "api-query", "api-header",
+    "parquet", "model", "checkpoint", "prebins", "review-ask", "points-table", "grades", "lab-answers",
+    "api-body", "api-document", "api-path", "api-query", "api-header",
 )  # fmt: skip
 
 

@@ -609,7 +609,17 @@ def test_a_refusal_reaches_who_asked_with_its_code_and_remedy(desk: FileDesk, tm
     assert (refused.value.code, refused.value.remedy) == ("BINS_TOO_SMALL", refusal_of("BINS_TOO_SMALL").remedy)
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"number": 1, "act": "accept", "feature": "", "given": {}}', "\xff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[]",
+        '{"number": "\\ud800", "act": "accept", "feature": "", "given": {}}',
+        '{"number": 1, "act": "accept", "feature": "", "given": {}}',
+        "\xff",
+    ],
+)
 def test_a_file_that_is_no_wish_is_answered_and_removed(desk: FileDesk, tmp_path: Path, text: str) -> None:
     (tmp_path / "review" / "ask.json").write_text(text, encoding="latin-1")
     assert desk.next(wait=False) is None
