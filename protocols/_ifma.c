@@ -24,8 +24,12 @@
 
 #include <immintrin.h>
 
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx512f,avx512ifma,avx512dq,avx512vl,avx512bw"))), apply_to = function)
+#else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")
+#endif
 
 #define LANES 8
 #define LIMB_BITS 52
@@ -478,14 +482,19 @@ static void products(word *out, const word *rows, const int64_t *order, const in
     }
 }
 
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+/* Outside: this must run where those instructions do not. */
 static int supported(void)
 {
     __builtin_cpu_init();
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512ifma") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
 }
-
-#pragma GCC pop_options
 
 static int read_field(field *f, const Py_buffer *modulus, const Py_buffer *square)
 {
