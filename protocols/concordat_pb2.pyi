@@ -73,10 +73,12 @@ class BinRows(_message.Message):
     def __init__(self, rows: _Optional[bytes] = ...) -> None: ...
 
 class TagEntries(_message.Message):
-    __slots__ = ("entries",)
+    __slots__ = ("entries", "count")
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
     entries: bytes
-    def __init__(self, entries: _Optional[bytes] = ...) -> None: ...
+    count: int
+    def __init__(self, entries: _Optional[bytes] = ..., count: _Optional[int] = ...) -> None: ...
 
 class MatchedHandles(_message.Message):
     __slots__ = ("handles",)

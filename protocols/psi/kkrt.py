@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from protocols.disclosure import Learned
+from protocols.errors import LocalProtocolError
 from protocols.fixed_point import IntArray
 from protocols.messages import require
 from protocols.psi import oblivious_transfer as transfer
@@ -32,6 +33,7 @@ from protocols.session import Opened, Progress, Script, receive, send
 from protocols.sharing import Entropy, permutation
 
 _SEED_BYTES = 32
+MOST_IDS = 30_000_000  # the code's bound, 3 n 2^-66.5 <= 2^-40, holds up to here; so do 32-bit places of bins
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,13 +68,16 @@ class Pair:
         entropy: Entropy,
         max_ids: int,
     ) -> None:
+        """Raises: LocalProtocolError SET_TOO_LARGE."""
+        if len(ids) > MOST_IDS:
+            raise LocalProtocolError("SET_TOO_LARGE", "more ids than the bounds of kkrt hold for", "align by ecdh")
         self._ids = ids
         self._peer = peer
         self._tag = tag
         self._leads = leads
         self._may_yield = may_yield
         self._entropy = entropy
-        self._max_ids = max_ids
+        self._max_ids = min(max_ids, MOST_IDS)
         self._seed = entropy(_SEED_BYTES)
 
     def play(self) -> Script[Matched]:
@@ -93,7 +98,7 @@ class Pair:
         require(len(shown.seed) == _SEED_BYTES and bool(shown.opening) == receives)
         require(theirs.commitment == self._commitment(not self._leads, shown.seed))
         seeds = (self._seed, shown.seed) if self._leads else (shown.seed, self._seed)
-        joint = hashlib.sha256(b"concordat/kkrt/seed/1\0" + self._tag + b"".join(seeds)).digest()
+        joint = hashlib.sha256(b"concordat/kkrt/joint/1\0" + self._tag + b"".join(seeds)).digest()
         if base is None:
             terms = Terms(own.size, theirs.size, joint)
             return (yield from self._receive(terms, shown.opening))
@@ -132,8 +137,8 @@ class Pair:
         done = 0
         while done < total:
             message = yield from receive(self._peer, TagEntries)
-            count, rest = divmod(len(message.entries), terms.entry_bytes)
-            require(rest == 0 and count == min(CHUNK_ENTRIES, total - done))
+            count = min(CHUNK_ENTRIES, total - done)
+            require(message.count == count and len(message.entries) == count * terms.entry_bytes)
             entries[done : done + count] = np.frombuffer(message.entries, dtype=np.uint8).reshape(count, -1)
             done += count
             yield Progress("tags received", done, total)
@@ -158,8 +163,9 @@ class Pair:
             yield Progress("bins answered", done, terms.bins)
         entries = work.entries()
         for start in range(0, len(entries), CHUNK_ENTRIES):
-            yield from send(self._peer, TagEntries(entries[start : start + CHUNK_ENTRIES].tobytes()))
-            yield Progress("tags sent", min(start + CHUNK_ENTRIES, len(entries)), len(entries))
+            chunk = entries[start : start + CHUNK_ENTRIES]
+            yield from send(self._peer, TagEntries(chunk.tobytes(), len(chunk)))
+            yield Progress("tags sent", start + len(chunk), len(entries))
         if not self._leads:
             return Matched(terms.receiver, sender.handles, np.empty(0, dtype=np.int64))
         matched = yield from receive(self._peer, MatchedHandles)

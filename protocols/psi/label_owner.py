@@ -88,8 +88,8 @@ class LabelOwner:
     def play(self) -> Script[Alignment]:
         """All steps with every provider.
 
-        Raises: SmallIntersectionError: too few rows in common; nobody has been told which. RemoteProtocolError: a
-            failed check.
+        Raises: SmallIntersectionError: too few rows in common; no provider has been told which, but one that received
+            by kkrt (docs/protocols/kkrt.md, Roles). RemoteProtocolError: a failed check.
         """
         found = yield from (self._by_ecdh() if self._engine == "ecdh" else self._by_kkrt())
         common = np.arange(len(self._ids), dtype=np.int64)

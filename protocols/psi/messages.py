@@ -132,7 +132,7 @@ class BinRows(Message):
     rows: bytes
 
     def learned(self) -> tuple[Learned, ...]:
-        return (Learned("ids under oblivious transfer", len(self.rows) // 56, Nature.MASKED),)
+        return (Learned("bins of ids under oblivious transfer", len(self.rows) // 56, Nature.MASKED),)
 
     @classmethod
     def max_bytes(cls, bounds: Bounds) -> int:
@@ -141,12 +141,13 @@ class BinRows(Message):
 
 @dataclass(frozen=True)
 class TagEntries(Message):
-    """Tags of the sender's ids in all three bins of each, sorted, each with its handle under a pad."""
+    """Tags of the sender's ids in all three bins of each, sorted, each with its handle under a pad; how many."""
 
     entries: bytes
+    count: int
 
     def learned(self) -> tuple[Learned, ...]:
-        return (Learned("tags of the sender's ids", len(self.entries) // 12, Nature.MASKED),)
+        return (Learned("tags of the sender's ids", self.count, Nature.MASKED),)
 
     @classmethod
     def max_bytes(cls, bounds: Bounds) -> int:

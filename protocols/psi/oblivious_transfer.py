@@ -25,7 +25,7 @@ from protocols.sharing import Entropy
 BASE = 128
 ELEMENT_BYTES = 384
 EXTENSION_BYTES = BASE * WIDTH // 8
-_EXPONENT_BYTES = 32  # twice 128 bits, enough in a group of prime order
+_EXPONENT_BYTES = 36  # RFC 7919, A.2: at least 275 bits in this group
 _GENERATOR = mpz(4)  # a square: it generates all of them
 _E_BITS = 3072
 

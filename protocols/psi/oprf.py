@@ -38,6 +38,7 @@ from protocols.sharing import Entropy, keystream, permutation
 HANDLE_BYTES = 4
 CHUNK_ENTRIES = 1 << 18
 MOST_RESTARTS = 40
+_MOST_EQUAL = 4  # tags that begin with the same 64 bits; by chance no three do, at any size
 
 
 @dataclass(frozen=True)
@@ -112,15 +113,17 @@ class Receiver:
     def matched(self, entries: ByteArray) -> tuple[IntArray, IntArray]:
         """Own places of the ids that the sender has, ascending, and the handle of each.
 
-        Args: entries: the sender's, shape (3 n, entry bytes), in any order.
-        Raises: RemoteProtocolError CHECK_FAILED: a handle out of range, or twice.
+        Args: entries: the sender's, shape (3 n, entry bytes), sorted.
+        Raises: RemoteProtocolError CHECK_FAILED: a handle out of range, or twice; tags that are not sorted, or agree in
+            their first 64 bits more often than chance lets them.
         """
         tag = self._terms.entry_bytes - HANDLE_BYTES
         own_keys, keys = _keys(self._entry), _keys(entries)
+        require(bool(np.all(keys[:-1] <= keys[1:])))
         order = np.argsort(own_keys)
         at = np.searchsorted(keys, own_keys[order])
         found, where = [], []
-        while len(at):
+        for _ in range(_MOST_EQUAL):
             inside = at < len(keys)
             order, at = order[inside], at[inside]
             same = keys[at] == own_keys[order]
@@ -129,7 +132,8 @@ class Receiver:
             found.append(order[whole])
             where.append(at[whole])
             order, at = order[~whole], at[~whole] + 1  # the same 64 bits by chance: look further
-        rows, places = np.concatenate(found or [order]), np.concatenate(where or [at])
+        require(len(at) == 0)
+        rows, places = np.concatenate(found), np.concatenate(where)
         pads = self._entry[rows, tag:] ^ entries[places, tag:]
         handles = np.ascontiguousarray(pads).view("<u4").reshape(-1).astype(np.int64)
         require(bool(np.all(handles < self._terms.sender)) and len(np.unique(handles)) == len(handles))
@@ -179,7 +183,7 @@ class Tagging:
         sender = self._sender
         mine = self._columns.rows(len(data) // ROW_BYTES)
         rows = mine ^ (np.frombuffer(data, dtype=np.uint8).reshape(mine.shape) & self._secret)
-        end = int(np.searchsorted(sender.bins, first + CHUNK_BINS))
+        end = int(np.searchsorted(sender.bins, np.uint32(first + CHUNK_BINS)))  # of their type: else all are copied
         items = sender.items[self._done : end]
         codes = self._codes.of(sender.digests[items])
         bins = sender.bins[self._done : end].astype(np.int64)

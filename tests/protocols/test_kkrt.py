@@ -12,16 +12,18 @@ import gmpy2
 import numpy as np
 import pytest
 
-from protocols.errors import RemoteProtocolError, SmallIntersectionError
+from protocols.disclosure import Ledger
+from protocols.errors import LocalProtocolError, RemoteProtocolError, SmallIntersectionError
 from protocols.messages import Message, decode, encode
+from protocols.psi import kkrt, oprf, oprf_engine
 from protocols.psi import oblivious_transfer as transfer
-from protocols.psi import oprf, oprf_engine
 from protocols.psi.alignment import Alignment
 from protocols.psi.messages import BinRows, CommonRows, MatchedHandles, SeedReveal, SetOpening, TagEntries
 from protocols.psi.oprf import Receiver, Sender, Terms
-from protocols.psi.oprf_engine import Codes, Texts
+from protocols.psi.oprf_engine import Codes, Columns, Texts
 from protocols.psi.run import run
 from protocols.roles import Parties
+from protocols.sharing import keystream
 from tests.protocols.test_psi import Record, Recorder
 from tests.simulator import seeded
 
@@ -125,6 +127,93 @@ def test_a_tag_names_the_same_handle_in_every_bin_and_only_to_who_has_the_id() -
     keys = np.ascontiguousarray(entries[:, :8]).view("<u8").reshape(-1)
     assert np.all(keys[:-1] <= keys[1:])
     assert not np.array_equal(sender.handles, np.arange(300))
+
+
+def test_tags_out_of_order_or_all_alike_are_refused_and_searched_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oprf, "tag_bytes", lambda *_: 11)
+    receiver, _, entries = pair(ids(0, 40), ids(0, 40))
+    assert len(receiver.matched(entries)[0]) == 40
+    alike = entries.copy()
+    alike[:, :8] = receiver._entry[0, :8]
+    alike[:, 8] = receiver._entry[0, 8] ^ 1
+    for bad in (entries[::-1], alike):
+        with pytest.raises(RemoteProtocolError, match="CHECK_FAILED"):
+            receiver.matched(bad)
+
+
+def test_two_tags_with_the_same_first_bytes_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oprf, "tag_bytes", lambda *_: 11)
+    receiver, _, entries = pair(ids(0, 40), ids(20, 60))
+    rows, handles = receiver.matched(entries)
+    mine = receiver._entry[rows[0]]
+    at = int(np.flatnonzero(np.all(entries[:, :8] == mine[:8], axis=1))[0])
+    twin = entries[at].copy()
+    twin[8] ^= 1
+    both = np.insert(entries, at, twin, axis=0)
+    found = receiver.matched(both)
+    assert found[0].tolist() == rows.tolist()
+    assert found[1].tolist() == handles.tolist()
+
+
+def test_a_receiver_that_deviates_learns_the_secret_and_can_then_test_any_id() -> None:
+    """docs/protocols/kkrt.md, "What a deviating party could do": why both parties must follow the protocol."""
+    known, hidden, absent = ids(0, 56), ids(1000, 1020), ids(2000, 2020)
+    terms = Terms(len(known), len(known) + len(hidden), SEED)
+    seeds = [(os.urandom(16), os.urandom(16)) for _ in range(448)]
+    choices = os.urandom(56)
+    chosen = [both[bit] for both, bit in zip(seeds, transfer.bits(choices), strict=True)]
+    sender = Sender(Texts.of(known + hidden), terms, 0, os.urandom)
+    items = oprf_engine.digests(Texts.of(known), terms.salt(0))
+    bins = oprf_engine.place(items, terms.segment)
+    assert bins is not None
+    ((_, count),) = terms.chunks()
+    own = Columns([first for first, _ in seeds]).rows(count)
+    words = np.zeros((count, 56), dtype=np.uint8)
+    filled = np.flatnonzero(bins >= 0)
+    words[filled] = Codes(SEED).rows(items[bins[filled]])
+    words[filled, np.arange(56)] ^= 0xFF  # each word is wrong in another byte
+    work = sender.work(chosen, choices)
+    work.take(0, (own ^ Columns([second for _, second in seeds]).rows(count) ^ words).tobytes())
+    tag = terms.entry_bytes - 4
+    received = {bytes(entry) for entry in work.entries()[:, :tag]}
+    salt = keystream(SEED, "kkrt/tag", 32)
+
+    def made(row: bytes, bin_: int) -> bytes:
+        block = salt + bytes(32) + row + bin_.to_bytes(8, "little")
+        return hashlib.blake2s(block, digest_size=terms.entry_bytes).digest()[:tag]
+
+    secret = bytearray(56)
+    for k, b in enumerate(filled.tolist()):
+        for guess in range(256):
+            row = bytearray(own[b].tobytes())
+            row[k] ^= guess
+            if made(bytes(row), b) in received:
+                secret[k] = guess
+    assert bytes(secret) == choices
+
+    def held(text: str) -> bool:
+        digest = oprf_engine.digests(Texts.of([text]), terms.salt(0))
+        word, b = Codes(SEED).rows(digest)[0], int(oprf_engine.bins_of(digest, terms.segment)[0, 0])
+        return made((own[b] ^ np.frombuffer(secret, dtype=np.uint8) & (words[b] ^ word)).tobytes(), b) in received
+
+    assert all(map(held, hidden))
+    assert not any(map(held, absent))
+
+
+def test_more_ids_than_the_bounds_hold_for_are_refused_on_either_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kkrt, "MOST_IDS", 60)
+    with pytest.raises(LocalProtocolError, match="SET_TOO_LARGE"):
+        align({"bank": ids(0, 61), "bureau": ids(0, 50)})
+    assert len(align({"bank": ids(0, 60), "bureau": ids(0, 60)})["bank"].rows) == 60
+
+
+@pytest.mark.parametrize("size", [50, 70])
+def test_the_ledger_counts_the_tags(size: int) -> None:
+    own = {"bank": ids(0, 60), "bureau": ids(0, size)}
+    ledgers = {name: Ledger(name) for name in own}
+    align(own, ledgers=ledgers)
+    lines = [line for ledger in ledgers.values() for line in ledger.lines() if line.what == "tags of the sender's ids"]
+    assert [line.numbers for line in lines] == [3 * max(60, size)] * 2  # in the ledger of either party
 
 
 def test_what_the_receiver_sends_does_not_depend_on_its_ids() -> None:
@@ -282,7 +371,7 @@ def changed(message: Message) -> Message:
         case BinRows():
             return BinRows(message.rows[56:])
         case TagEntries():
-            return TagEntries(message.entries[:-1])
+            return TagEntries(message.entries[:-1], message.count)
         case MatchedHandles():
             return MatchedHandles(message.handles[:4] + message.handles[:-4])
         case CommonRows():
