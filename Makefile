@@ -5,7 +5,7 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 export GRPC_VERBOSITY ?= ERROR
 
-.PHONY: help demo test test-extras check fuzz bench walkthrough chaos schema clean
+.PHONY: help demo test test-extras check fuzz bench bench-peers walkthrough chaos schema clean
 
 help:
 	@echo "make demo    a seeded consortium of a bank, a credit bureau and a tax office, end to end: build/demo/"
@@ -15,6 +15,7 @@ help:
 	@echo "make fuzz    every decoder against damaged input, a minute each"
 	@echo "make chaos   kill -9 of every process at every stage, some twenty minutes"
 	@echo "make walkthrough  a lab and three institutions with real databases, by documented commands"
+	@echo "make bench-peers  Paillier beside phe, alignment beside SecretFlow's SPU (1.1 GB), in one run"
 	@echo "make bench   Paillier and training beside phe, measured here"
 
 demo: $(VENV)/.core
@@ -57,6 +58,17 @@ bench: $(VENV)/.core
 	$(BIN)/python -m benchmarks.paillier
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.cross_validation
+
+# Peers need more than a gigabyte and pin what we do not: an environment of their own.
+PEERS := .venv-peers
+bench-peers: $(VENV)/.core $(PEERS)/.installed
+	$(BIN)/python -m benchmarks.paillier
+	CONCORDAT_PEERS=$(PEERS)/bin/python $(BIN)/python -m benchmarks.alignment
+
+$(PEERS)/.installed:
+	@$(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/pip install --quiet --disable-pip-version-check spu==0.9.5
+	@touch $@
 
 # The committed protocols/concordat_pb2.* come from this; protoc 31.1 writes code that protobuf 6.31 and later can run.
 schema:

@@ -211,7 +211,9 @@ def _record_simulation(
     patch.setattr(simulate.Simulation, "run", run_recorded)
     patch.setattr(simulate, "_parse", parsing)
     patch.setattr(dealing, "DealerChannel", recorded(dealing.DealerChannel, dealt))
-    patch.setattr(dealing, "Dealer", lambda parties, bits, entropy: dealer(parties, bits, dealt.entropy))
+    patch.setattr(
+        dealing, "Dealer", lambda parties, bits, entropy, **options: dealer(parties, bits, dealt.entropy, **options)
+    )
 
 
 def _places(out: Path, record: Path, frames: Iterable[bytes], heard: Iterable[bytes]) -> Iterator[Place]:

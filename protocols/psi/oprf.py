@@ -33,7 +33,7 @@ from protocols.psi.oprf_engine import (
     tag_bytes,
     tags,
 )
-from protocols.sharing import Entropy, keystream, permutation
+from protocols.sharing import Entropy, keystream
 
 HANDLE_BYTES = 4
 CHUNK_ENTRIES = 1 << 18
@@ -151,7 +151,7 @@ class Sender:
     def __init__(self, ids: Texts, terms: Terms, restart: int, entropy: Entropy) -> None:
         require(0 <= restart < MOST_RESTARTS)
         self.terms = terms
-        self.handles = permutation(len(ids), entropy)
+        self.handles = _secret_order(len(ids), entropy)
         self.handle_of = np.empty(len(ids), dtype="<u4")
         self.handle_of[self.handles] = np.arange(len(ids), dtype="<u4")
         self.digests = digests(ids, terms.salt(restart))
@@ -196,6 +196,15 @@ class Tagging:
         """All tags and handles, sorted: nothing is left of the order of ids or bins."""
         require(self._done == len(self._entries))
         return self._entries[np.argsort(_keys(self._entries))]
+
+
+def _secret_order(n: int, entropy: Entropy) -> IntArray:
+    """A uniform order of 0..n-1, by sorting fresh 64-bit keys, drawn anew until no two are equal."""
+    while True:
+        keys = np.frombuffer(entropy(8 * n), dtype="<u8")
+        order = np.argsort(keys)
+        if np.all(np.diff(keys[order]) > 0):
+            return order.astype(np.int64)
 
 
 def _keys(entries: ByteArray) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:

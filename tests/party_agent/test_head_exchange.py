@@ -266,7 +266,7 @@ def test_stages_and_disclosures_of_a_job_are_recorded_once_and_in_order(pair: tu
     assert record.stages(folder, "job-1", 1) == ("connect", "read")
     assert record.stages(folder, "job-1", 1) == ()
     progress = read_progress(folder.path)
-    assert (progress.stage, progress.what, progress.percent) == ("align", "own ids blinded", 31)
+    assert (progress.stage, progress.what, progress.percent) == ("align", "own ids blinded", 29)
     assert record.stages(folder, "job-1", 1, ended_well=True) == ("align",)
     row = {"to": "bank", "stage": "bin", "source": "bureau", "what": "rows per pre-bin", "nature": "opened"}
     folder.write_json("statement.json", {"lines": [row | {"numbers": 40}, row | {"to": "bureau", "numbers": 2}]})
