@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import re
 import resource
 import socket
 import statistics
@@ -77,7 +78,7 @@ def party(name: str, engine: str, ids: Path, out: Path, port: int) -> None:
         role = Provider(name, own, PARTIES, context, os.urandom, 1, bounds.set_size, engine)
     alignment = Player(role.play(), session, SocketChannel(connection)).run()
     out.write_text("\n".join([own[row] for row in alignment.rows.tolist()]) + "\n", encoding="utf-8")
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(f"peak={resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}", flush=True)
 
 
 def connected(port: int) -> socket.socket:
@@ -123,7 +124,13 @@ def run(engine: str, folder: Path) -> Run:
     found = {digest_of(folder / f"{name}.{engine.replace(' ', '-')}.csv") for name in PARTIES.all}
     if found != {digest_of(folder / "common.csv")}:
         sys.exit(f"{engine} found another intersection")
-    return Run(seconds, max(int(out.split()[-1]) for out, _ in outputs) / 1024)
+    return Run(seconds, max(peak_of(out) for out, _ in outputs) / 1024)
+
+
+def peak_of(printed: str) -> int:
+    """Kilobytes that a party says it took at most."""
+    (peak,) = re.findall(r"peak=(\d+)", printed)
+    return int(peak)
 
 
 def digest_of(path: Path) -> str:

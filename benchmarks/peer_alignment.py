@@ -17,7 +17,10 @@ def main(protocol: str, rank: int, ids: str, out: str, port: int) -> None:
         description.add_party(f"party{i}", f"127.0.0.1:{port + i}")
     config = psi.PsiExecuteConfig(
         protocol_conf=psi.PsiProtocolConfig(
-            protocol=psi.PsiProtocol.__members__[protocol], receiver_rank=0, broadcast_result=True
+            protocol=psi.PsiProtocol.__members__[protocol],
+            receiver_rank=0,
+            broadcast_result=True,
+            ecdh_params=psi.EcdhParams(curve=psi.EllipticCurveType.CURVE_25519),
         ),
         input_params=psi.InputParams(
             type=psi.SourceType.SOURCE_TYPE_FILE_CSV, path=ids, selected_keys=["id"], keys_unique=True
@@ -25,7 +28,7 @@ def main(protocol: str, rank: int, ids: str, out: str, port: int) -> None:
         output_params=psi.OutputParams(type=psi.SourceType.SOURCE_TYPE_FILE_CSV, path=out, disable_alignment=True),
     )
     psi.psi_execute(config, link.create_brpc(description, rank))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(f"peak={resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}", flush=True)
 
 
 if __name__ == "__main__":
