@@ -28,7 +28,7 @@ from protocols.psi.messages import (
     TransferColumns,
 )
 from protocols.psi.oprf import CHUNK_ENTRIES, Receiver, Sender, Terms
-from protocols.psi.oprf_engine import HASHES, ROW_BYTES, ByteArray, Texts
+from protocols.psi.oprf_engine import HASHES, ROW_BYTES, ByteArray, Texts, all_different
 from protocols.session import Opened, Progress, Script, receive, send
 from protocols.sharing import Entropy, permutation
 
@@ -174,7 +174,7 @@ class Pair:
     def _named(self, terms: Terms, sender: Sender, data: bytes) -> Matched:
         require(len(data) % POSITION_BYTES == 0 and len(data) <= POSITION_BYTES * min(terms.sender, terms.receiver))
         handles = np.frombuffer(data, dtype="<u4").astype(np.int64)
-        require(bool(np.all(handles < terms.sender)) and len(np.unique(handles)) == len(handles))
+        require(bool(np.all(handles < terms.sender)) and all_different(handles, terms.sender))
         rows = sender.handles[handles]
         ascending = np.argsort(rows)
         return Matched(terms.receiver, rows[ascending], ascending)

@@ -21,11 +21,14 @@ from protocols.messages import require
 from protocols.psi.oprf_engine import (
     CHUNK_BINS,
     HASHES,
+    KEY_BYTES,
     ROW_BYTES,
     ByteArray,
     Codes,
     Columns,
+    Noise,
     Texts,
+    all_different,
     bins_of,
     digests,
     place,
@@ -98,17 +101,17 @@ class Receiver:
         """What the sender needs, chunk by chunk; own tags are made on the way. seeds: 448 pairs."""
         first_columns, second_columns = Columns([a for a, _ in seeds]), Columns([b for _, b in seeds])
         codes, size = Codes(self._terms.seed), self._terms.entry_bytes
-        salt = keystream(self._terms.seed, "kkrt/tag", 32)
+        salt, noise = keystream(self._terms.seed, "kkrt/tag", 32), Noise(self._entropy(2 * KEY_BYTES))
         for first, count in self._terms.chunks():
             own = first_columns.rows(count)
             sent = own ^ second_columns.rows(count)
             bins = self._bins[first : first + CHUNK_BINS]
             filled = np.flatnonzero(bins >= 0)
             items = bins[filled]
-            words = np.frombuffer(self._entropy(count * ROW_BYTES), dtype=np.uint8).reshape(count, ROW_BYTES).copy()
+            words = noise.rows(count)
             words[filled] = codes.rows(self._items[items])
-            yield (sent ^ words).tobytes()
             self._entry[items] = tags(salt, own, filled + first, bytes(ROW_BYTES), None, first, size)
+            yield (sent ^ words).tobytes()
 
     def matched(self, entries: ByteArray) -> tuple[IntArray, IntArray]:
         """Own places of the ids that the sender has, ascending, and the handle of each.
@@ -136,7 +139,7 @@ class Receiver:
         rows, places = np.concatenate(found), np.concatenate(where)
         pads = self._entry[rows, tag:] ^ entries[places, tag:]
         handles = np.ascontiguousarray(pads).view("<u4").reshape(-1).astype(np.int64)
-        require(bool(np.all(handles < self._terms.sender)) and len(np.unique(handles)) == len(handles))
+        require(bool(np.all(handles < self._terms.sender)) and all_different(handles, self._terms.sender))
         ascending = np.argsort(rows)
         return rows[ascending], handles[ascending]
 
@@ -195,7 +198,8 @@ class Tagging:
     def entries(self) -> ByteArray:
         """All tags and handles, sorted: nothing is left of the order of ids or bins."""
         require(self._done == len(self._entries))
-        return self._entries[np.argsort(_keys(self._entries))]
+        whole = self._entries.view(f"V{self._entries.shape[1]}").reshape(-1)  # moved as one, not byte by byte
+        return whole[np.argsort(_keys(self._entries))].view(np.uint8).reshape(self._entries.shape)
 
 
 def _secret_order(n: int, entropy: Entropy) -> IntArray:

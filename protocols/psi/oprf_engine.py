@@ -153,6 +153,25 @@ class Columns:
         return turned(b"".join(stream.update(zeros) for stream in self._streams))
 
 
+class Noise:
+    """Uniform rows. key: 32 bytes of a CSPRNG, used for nothing else. Source: NIST SP 800-38A (CTR)."""
+
+    def __init__(self, key: bytes) -> None:
+        self._stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+
+    def rows(self, count: int) -> ByteArray:
+        """Shape (count, 56), to be written to."""
+        data = bytearray(self._stream.update(bytes(count * ROW_BYTES)))
+        return np.frombuffer(data, dtype=np.uint8).reshape(count, ROW_BYTES)
+
+
+def all_different(values: IntArray, bound: int) -> bool:
+    """Whether no value comes twice. values: in [0, bound)."""
+    seen = np.zeros(bound, dtype=np.bool_)
+    seen[values] = True
+    return int(seen.sum()) == len(values)
+
+
 def turned(columns: bytes) -> ByteArray:
     """448 rows of bits as rows of 448, shape (n, 56). columns: 448 n / 8 bytes, n a multiple of 64."""
     if loops is not None:

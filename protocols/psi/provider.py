@@ -28,7 +28,7 @@ from protocols.psi.blinding import (
 )
 from protocols.psi.kkrt import Matched
 from protocols.psi.messages import POSITION_BYTES, BlindedIds, CommonRows, DoublyBlindedIds
-from protocols.psi.oprf_engine import Texts
+from protocols.psi.oprf_engine import Texts, all_different
 from protocols.roles import Parties
 from protocols.session import Script, receive, send
 from protocols.sharing import Entropy, permutation
@@ -110,6 +110,6 @@ class Provider:
         positions = np.frombuffer(common.positions, dtype="<u4").astype(np.int64)
         require(len(positions) <= named)
         require(bool(np.all(positions < named)))
-        require(len(np.unique(positions)) == len(positions))
+        require(all_different(positions, named))
         require(common.training_rows <= len(positions))
         return positions
