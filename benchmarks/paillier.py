@@ -1,10 +1,14 @@
-"""Paillier in batches against phe, raw and encoded, measured in the same run: `python -m benchmarks.paillier`."""
+"""Paillier in batches against phe, raw and encoded, measured in the same run: `python -m benchmarks.paillier`.
+
+With the argument `portable`, without the C kernel, as on a machine that has none.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +19,7 @@ import numpy as np
 import phe
 from phe.util import mulmod
 
-from protocols import paillier
+from protocols import montgomery, paillier
 
 KEY_BITS = (2048, 3072)
 ROUNDS = 5
@@ -91,7 +95,10 @@ def cpu_model() -> str:
 
 def main() -> None:
     """Prints the machine, the versions, and operations a second for each engine."""
+    if "portable" in sys.argv[1:]:
+        montgomery.kernel = None
     print(f"machine   {cpu_model()}, {os.cpu_count()} cores, one used")
+    print(f"engine    {montgomery.engine_name()}")
     print(f"versions  python {platform.python_version()}, gmpy2 {gmpy2.version()} ({gmpy2.mp_version()}), ", end="")
     print(f"phe {phe.__version__}")
     print(f"rounds    {ROUNDS}, interleaved, medians; accumulate counts one row of one feature, {BINS} bins a feature")
