@@ -71,13 +71,14 @@ def feature_limit(n: int, smallest_bin_rows: int) -> int:
 def known_sums(features: int, *, search: bool = False) -> int:
     """Sums of a provider's column with columns that it knows which exact moments give the label owner.
 
-    With so many features of its own: 1 and X_A, and weighted w, w X_A and w y_w, the latter twice where a search opens
-    moments of the fit of all features and then of the model (docs/protocols/moments.md, "Bounds").
+    With so many features of its own: 1 and X_A, and weighted w, w X_A, w y_w and the sum of its squares under w, the
+    latter twice where a search opens moments of the fit of all features and then of the model
+    (docs/protocols/moments.md, "Bounds").
 
     >>> known_sums(14), known_sums(14, search=True)
-    (31, 47)
+    (32, 49)
     """
-    return 3 * features + 5 if search else 2 * features + 3
+    return 3 * features + 7 if search else 2 * features + 4
 
 
 def least_bin_rows(n: int, features: int) -> int | None:

@@ -56,7 +56,7 @@ def receive_key(owner: str, key_bits: int, context: bytes, minimum_bits: int) ->
 def check_column_budget(rows: int, label_owner_features: int, smallest_bin_rows: int, *, search: bool = False) -> None:
     """Guard: of each provider feature the label owner gets sums with columns it knows, at most n h(q) / 12 of them.
 
-    Both kinds together: 1, X_A and, weighted, w, w X_A, w y_w.
+    Both kinds together: 1, X_A and, weighted, w, w X_A, w y_w, and the squares under w.
 
     Args: smallest_bin_rows: of the smallest merged bin of the provider; search: whether weighted moments open twice, of
         the fit of all features and of the model.
