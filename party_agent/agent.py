@@ -467,7 +467,7 @@ class Agent:
                 self._note_disclosures(entry, ended_well=well)
                 self._note(Kind.JOB_ENDED, job=entry.job, attempt=entry.attempt, code=ending.code)
                 ending.recorded = True
-            self._job_folder(entry.job).clear_parts()
+            self._folder.clear_parts()  # also what its process was writing into an account when it was killed
             state, code = (JobState.FINISHED, "") if well else (JobState.FAILED, ending.code)
             entry = replace(entry, state=state, code=code, aborts=entry.aborts + (code == "CHECK_FAILED"))
             self._keep(entry)

@@ -81,6 +81,21 @@ def test_a_killed_process_and_a_later_attempt_add_up(running: World) -> None:
     assert disclosures(running) == [(1, ME, 7, 0), (2, ME, 9, 0)]
 
 
+def test_what_a_killed_process_was_writing_into_an_account_is_cleared_when_its_job_ends(running: World) -> None:
+    process = running.agent._processes[JOB]
+    process.kill()
+    process.wait(10)
+    account = running.folder / "gradient-account"
+    account.mkdir()
+    half, others = account / f".x.bin.{process.pid}-1.part", account / f".y.bin.{os.getpid()}-1.part"
+    for part in (half, others):
+        part.write_bytes(b"half")
+    running.agent.step(0)
+    assert running.agent.job(JOB).code == "PARTY_LOST"
+    assert not half.exists()
+    assert others.exists()  # its writer lives
+
+
 def test_a_job_that_ended_before_it_disclosed_anything_has_no_such_entry(running: World) -> None:
     running.ended_with("FILE_MISSING")
     assert disclosures(running) == []
