@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ import shutil
 import ssl
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from collections.abc import Iterator
 from datetime import date
@@ -589,3 +591,12 @@ def run(*command: str, environment: dict[str, str] | None = None) -> subprocess.
         check=False,
         cwd=ROOT,
     )
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no compiler: the C modules are not built")
+def test_where_there_is_a_compiler_the_c_modules_were_built() -> None:
+    """They are optional to the installation, so that nothing else would notice; their own tests would be skipped."""
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
+        pytest.skip("no headers of Python: the C modules are not built")
+    for name in ("protocols._ifma", "protocols._oprf"):
+        assert importlib.util.find_spec(name) is not None, f"{name} is missing: install again with the compiler"

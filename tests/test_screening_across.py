@@ -24,6 +24,7 @@ from tests.test_resume import stages_after
 
 pytestmark = pytest.mark.process
 NAMES = ("bank", "bureau", "tax")
+KKRT = '\n[alignment]\nengine = "kkrt"\n'  # also the job in which two providers are aligned by that engine
 CUTS = "\n[selection]\nmaximum_cross_correlation = 0.8\nmaximum_vif = 1.6\nmaximum_correlation = 1.0\n"
 
 
@@ -38,7 +39,7 @@ def broken_off(tmp_path_factory: pytest.TempPathFactory) -> SmallConsortium:
             row["tax_copy"] = f"{ratios.get(row['id'], 0.0) + 0.2 * np.sin(7.0 * i):.7f}"
 
     consortium.edit("tax", copy)
-    consortium.recipe += CUTS
+    consortium.recipe += CUTS + KKRT
     out = consortium.folder / "out"
     with subprocess.Popen(command(consortium.arguments(out)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as run:
         assert wait_until(lambda: stage_begun(out, "bureau", "train"), 60)
@@ -69,6 +70,14 @@ def screened(broken_off: SmallConsortium) -> Ended:
     sources["bank"]["label"] = "y"
     pooled_twin.compare(ended.out, sources)
     return ended
+
+
+def test_the_rows_were_aligned_by_the_engine_that_the_recipe_names(
+    broken_off: SmallConsortium, screened: Ended
+) -> None:
+    alignment = json.loads((screened.out / "report.json").read_bytes())["alignment"]
+    common = set.intersection(*({row["id"] for row in broken_off.read(name)} for name in NAMES))
+    assert (alignment["engine"], alignment["rows"]) == ("kkrt", len(common))
 
 
 def test_the_same_features_stay_as_in_the_pooled_twin_and_vif_is_that_of_statsmodels(

@@ -323,3 +323,14 @@ def test_a_job_is_binned_by_a_method_that_the_contract_names() -> None:
     replace(CONTRACT, algorithms=("align-ecdh", "bin-optimal", *USED[2:])).check_algorithms(JobKind.TRAIN)
     none = replace(CONTRACT, algorithms=("align-ecdh", *USED[2:]))
     violates("ALGORITHM_NOT_ALLOWED", lambda: none.check_algorithms(JobKind.TRAIN))
+
+
+def test_ids_are_intersected_by_an_engine_that_the_contract_names() -> None:
+    CONTRACT.check_alignment("ecdh")
+    violates("ALGORITHM_NOT_ALLOWED", lambda: CONTRACT.check_alignment("kkrt"))
+    other = replace(CONTRACT, algorithms=("align-kkrt", *USED[1:]))
+    other.check_alignment("kkrt")
+    other.check_algorithms(JobKind.TRAIN)
+    violates("ALGORITHM_NOT_ALLOWED", lambda: other.check_alignment("ecdh"))
+    none = replace(CONTRACT, algorithms=USED[1:])
+    violates("ALGORITHM_NOT_ALLOWED", lambda: none.check_algorithms(JobKind.TRAIN))
